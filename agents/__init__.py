@@ -1,0 +1,26 @@
+"""The agents: one file an algorithm, its settings beside it."""
+
+from typing import Any, NamedTuple
+
+from rlsuite.agents import sac
+from rlsuite.agents.sac import SAC, SACConfig
+
+__all__ = ["AGENTS", "SAC", "AgentEntry", "SACConfig"]
+
+
+class AgentEntry(NamedTuple):
+    """What a config needs to know of an algorithm."""
+
+    agent: Any
+    """Called with (observation_space, action_space, config, device=, seed=)."""
+    config: type
+    """Its settings."""
+    metrics: dict[str, str]
+    """Name to meaning of what ``update`` reports."""
+
+
+AGENTS = {"sac": AgentEntry(SAC, SACConfig, sac.METRICS)}
+"""By the ``algorithm`` of a config."""
+
+if __name__ == "agents":
+    raise ImportError("import rlsuite.agents, not agents")

@@ -1,0 +1,20 @@
+"""The vectorized environment layer."""
+
+if __name__ == "envs":
+    raise ImportError("import rlsuite.envs, not envs")
+
+from rlsuite.envs.gym_env import is_resumable, make_env
+from rlsuite.envs.normalize import NormalizedVectorEnv, ObsNorm, RewardNorm
+from rlsuite.envs.vector import SerialVectorEnv
+from rlsuite.envs.workers import WorkerError, WorkerVectorEnv
+
+__all__ = [
+    "NormalizedVectorEnv",
+    "ObsNorm",
+    "RewardNorm",
+    "SerialVectorEnv",
+    "WorkerError",
+    "WorkerVectorEnv",
+    "is_resumable",
+    "make_env",
+]

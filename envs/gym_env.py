@@ -1,0 +1,156 @@
+"""Any Gymnasium environment by its id, or one's own by its import path."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import importlib
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+from rlsuite.errors import UserError
+
+
+def make_env(
+    env_id: str,
+    *,
+    time_limit: int | None = None,
+    kwargs: dict[str, Any] | None = None,
+    render_mode: str | None = None,
+) -> gym.Env[Any, Any]:
+    """One environment, without Gymnasium's passive checker.
+
+    ``env_id`` is a Gymnasium id, ``module:id`` where importing the module registers it, or
+    ``package.module:make``: a callable that returns an environment. ``time_limit`` (steps) replaces
+    the environment's own limit; around the result of a callable a limit is put on top of its own.
+
+    Raises ``UserError`` for an unknown id, a missing extra, an import path that does not lead to an
+    environment, arguments that it does not take, or a time limit below 1.
+    """
+    if time_limit is not None and (isinstance(time_limit, bool) or time_limit < 1):
+        raise UserError(f"time_limit must be a positive number of steps, not {time_limit!r}")
+    arguments = dict(kwargs or {})
+    if render_mode is not None:
+        arguments["render_mode"] = render_mode
+    module, _, name = env_id.rpartition(":")
+    try:
+        if module:
+            make = _imported(env_id, module, name)
+            if name not in gym.registry:
+                return _made_by(make, env_id, arguments, time_limit)
+        return _registered(name, arguments, time_limit)
+    except TypeError as error:
+        if "unexpected keyword argument" not in str(error):
+            raise
+        raise UserError(f"environment {env_id!r}: {_one_line(error)}") from error
+
+
+def _registered(
+    env_id: str, arguments: dict[str, Any], time_limit: int | None
+) -> gym.Env[Any, Any]:
+    spec = gym.registry.get(env_id)
+    is_mujoco = spec is not None and str(spec.entry_point).startswith("gymnasium.envs.mujoco")
+    if is_mujoco:
+        # By itself MuJoCo prints warnings again and again, and appends them to a file in the working
+        # folder. What it calls instead must not raise: no Python warning.
+        _import_extra("mujoco", env_id, "mujoco").set_mju_user_warning(_print_once)
+    if env_id.startswith("ALE/"):
+        _import_extra("ale_py", env_id, "atari")
+    try:
+        return gym.make(env_id, max_episode_steps=time_limit, disable_env_checker=True, **arguments)
+    except gym.error.UnregisteredEnv as error:
+        near = difflib.get_close_matches(env_id, gym.registry.keys(), n=1)
+        hint = (
+            f"did you mean {near[0]!r}?" if near else "is the package that registers it imported?"
+        )
+        raise UserError(f"unknown environment {env_id!r}; {hint}") from error
+    except (gym.error.Error, ImportError) as error:
+        raise UserError(f"environment {env_id!r}: {_one_line(error)}") from error
+
+
+@functools.cache
+def _print_once(message: str) -> None:
+    print(f"MuJoCo: {message}", file=sys.stderr)
+
+
+def _import_extra(module: str, env_id: str, extra: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise UserError(
+            f"environment {env_id!r} needs the {extra} extra: pip install 'rlsuite[{extra}]'"
+        ) from error
+
+
+def _imported(env_id: str, module: str, name: str) -> Any:
+    """What ``name`` is in ``module``; None if it is an id that the module registered."""
+    try:
+        imported = importlib.import_module(module)
+    except ImportError as error:
+        raise UserError(f"environment {env_id!r}: cannot import {module!r}: {error}") from error
+    if name in gym.registry:
+        return None
+    if not hasattr(imported, name):
+        near = difflib.get_close_matches(name, dir(imported), n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise UserError(f"environment {env_id!r}: {module!r} has no {name!r}{hint}")
+    return getattr(imported, name)
+
+
+def _made_by(
+    make: Any, env_id: str, arguments: dict[str, Any], time_limit: int | None
+) -> gym.Env[Any, Any]:
+    if not callable(make):
+        raise UserError(f"environment {env_id!r} is not callable; name a function or a class")
+    env = make(**arguments)
+    if not isinstance(env, gym.Env):
+        raise UserError(
+            f"environment {env_id!r} returned {type(env).__name__}, not a gymnasium.Env"
+        )
+    return env if time_limit is None else gym.wrappers.TimeLimit(env, time_limit)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def is_resumable(make: Callable[[], gym.Env[Any, Any]], seed: int, steps: int = 30) -> bool:
+    """Whether an episode's seed and actions determine it, so that replaying them restores it.
+
+    A used and a fresh environment are reset with the same seed and given the same ``steps`` random
+    actions; what they return must agree bit for bit (NaN equals NaN).
+    """
+    used, fresh = make(), make()
+    try:
+        used.action_space.seed(seed)
+        actions = [used.action_space.sample() for _ in range(steps)]
+        for _ in _trace(used, seed + 1, actions):
+            pass
+        return list(_trace(used, seed, actions)) == list(_trace(fresh, seed, actions))
+    finally:
+        used.close()
+        fresh.close()
+
+
+def _trace(env: gym.Env[Any, Any], seed: int, actions: list[Any]) -> Iterator[list[bytes]]:
+    """The bits of everything that the environment returns; an ended episode is followed by more."""
+    observation, _ = env.reset(seed=seed)
+    yield _bits(observation)
+    for t, action in enumerate(actions):
+        observation, reward, terminated, truncated, _ = env.step(np.copy(action)[()])
+        yield [*_bits(observation), *_bits([reward, terminated, truncated])]
+        if terminated or truncated:
+            observation, _ = env.reset(seed=seed + t + 2)
+            yield _bits(observation)
+
+
+def _bits(value: Any) -> list[bytes]:
+    if isinstance(value, dict):
+        return [bits for key in value for bits in _bits(value[key])]
+    if isinstance(value, tuple | list):
+        return [bits for child in value for bits in _bits(child)]
+    return [np.asarray(value).tobytes()]

@@ -1,0 +1,183 @@
+"""How observations and actions of Gymnasium's spaces are laid out in tensors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any, NamedTuple, TypeAlias
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium import spaces
+from numpy.typing import NDArray
+from torch import Tensor
+
+from rlsuite.errors import UserError
+from rlsuite.types import Tree
+
+Array: TypeAlias = NDArray[Any]
+
+_OBSERVATION_SPACES = "Box, Discrete, MultiBinary, MultiDiscrete and Dict of them"
+_CACHE_LINE = 64
+
+
+def fresh(
+    shape: tuple[int, ...], dtype: torch.dtype, count: int
+) -> tuple[tuple[Tensor, ...], list[Array]]:
+    """``count`` separate tensors of zeros, and NumPy views of them.
+
+    They share an allocation, which is several times faster than one each. The memory is torch's and
+    every tensor begins on a cache line, as it would alone: the order of sums in later kernels
+    depends on alignment, so bits must not depend on NumPy's allocator or on the step.
+    """
+    bytes_per_row = math.prod(shape[1:]) * dtype.itemsize
+    rows_per_line = _CACHE_LINE // math.gcd(_CACHE_LINE, bytes_per_row)
+    rows = -(-shape[0] // rows_per_line) * rows_per_line
+    block = torch.zeros((count, rows, *shape[1:]), dtype=dtype)[:, : shape[0]]
+    return block.unbind(), list(block.numpy())
+
+
+class Leaf(NamedTuple):
+    """One tensor of an observation."""
+
+    path: tuple[str, ...]
+    """Keys from the root; empty where the observation is a bare tensor."""
+    shape: tuple[int, ...]
+    """Of one environment's observation."""
+    dtype: torch.dtype
+    """float32 for every floating space, int64 for Discrete, else the space's own."""
+
+
+class ObservationLayout:
+    """How observations of one space are laid out in tensors: a tree with the space's keys.
+
+    Raises ``UserError`` for a space that is not made of Box, Discrete, MultiBinary, MultiDiscrete
+    and Dict.
+    """
+
+    def __init__(self, space: gym.Space[Any]) -> None:
+        self.leaves = list(_observation_leaves(space, ()))
+        if not self.leaves:
+            raise UserError("the observation space is an empty Dict: nothing to observe")
+        self.is_bare = not self.leaves[0].path
+        """Whether the tree is one tensor."""
+
+    def nbytes(self) -> int:
+        """Of one environment's observation."""
+        return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in self.leaves)
+
+    def fresh(self, num_envs: int, count: int) -> list[tuple[Tree, list[Array]]]:
+        """``count`` separate trees of (num_envs, ...) zeros, and NumPy views of their leaves."""
+        blocks = [fresh((num_envs, *leaf.shape), leaf.dtype, count) for leaf in self.leaves]
+        trees = [self._tree(tensors) for tensors in zip(*(b[0] for b in blocks), strict=True)]
+        arrays = [list(views) for views in zip(*(b[1] for b in blocks), strict=True)]
+        return list(zip(trees, arrays, strict=True))
+
+    def write(self, observation: Any, arrays: list[Array], row: int) -> None:
+        """Store what an environment returned in row ``row`` of every leaf's array."""
+        for leaf, array in zip(self.leaves, arrays, strict=True):
+            array[row] = _at(observation, leaf.path)
+
+    def check(self, observation: Any) -> None:
+        """Raise ``ValueError`` if a leaf has another shape than its space says.
+
+        NumPy would otherwise broadcast it silently.
+        """
+        for leaf in self.leaves:
+            shape = np.shape(_at(observation, leaf.path))
+            if shape != leaf.shape:
+                name = "/".join(leaf.path) or "the observation"
+                raise ValueError(f"{name} has shape {shape}, its space {leaf.shape}")
+
+    def _tree(self, tensors: tuple[Tensor, ...]) -> Tree:
+        if self.is_bare:
+            return tensors[0]
+        root: dict[str, Any] = {}
+        for leaf, tensor in zip(self.leaves, tensors, strict=True):
+            node = root
+            for key in leaf.path[:-1]:
+                node = node.setdefault(key, {})
+            node[leaf.path[-1]] = tensor
+        return root
+
+
+def _at(observation: Any, path: tuple[str, ...]) -> Any:
+    for key in path:
+        observation = observation[key]
+    return observation
+
+
+def _observation_leaves(space: gym.Space[Any], path: tuple[str, ...]) -> Iterator[Leaf]:
+    if isinstance(space, spaces.Dict):
+        for key, child in space.spaces.items():
+            if not isinstance(key, str):
+                raise UserError(f"observation key {key!r} is not a string; rename it to one")
+            yield from _observation_leaves(child, (*path, key))
+        return
+    if isinstance(space, spaces.Discrete):
+        yield Leaf(path, (), torch.int64)
+        return
+    if not isinstance(space, spaces.Box | spaces.MultiBinary | spaces.MultiDiscrete):
+        name = " ".join(repr(space).split())
+        where = f" at {'/'.join(path)!r}" if path else ""
+        raise UserError(
+            f"observation space {name}{where} is not supported; supported are "
+            f"{_OBSERVATION_SPACES}: wrap the environment"
+        )
+    is_float = np.issubdtype(space.dtype, np.floating)
+    dtype = torch.float32 if is_float else torch.from_numpy(np.empty(0, space.dtype)).dtype
+    yield Leaf(path, tuple(space.shape), dtype)
+
+
+class ActionCodec:
+    """Actions as (N, ...) tensors, and as the arrays that environments take.
+
+    Raises ``UserError`` unless the space is a Box of floats or Discrete.
+    """
+
+    def __init__(self, space: gym.Space[Any], num_envs: int) -> None:
+        is_box = isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.floating)
+        if not is_box and not isinstance(space, spaces.Discrete):
+            name = " ".join(repr(space).split())
+            raise UserError(
+                f"action space {name} is not supported; supported are Box of floats and Discrete: "
+                "wrap the environment"
+            )
+        self.space = space
+        self.dtype: Any = space.dtype if is_box else np.int64
+        self.shape = (num_envs, *(space.shape or ()))
+
+    def encode(self, action: Tree) -> Array:
+        """A fresh (N, ...) array of the space's dtype (int64 if Discrete) of a tensor anywhere.
+
+        Raises ``ValueError`` if the shape is another one, or if Discrete actions are floats.
+        """
+        if not isinstance(action, Tensor) or action.shape != self.shape:
+            given = tuple(action.shape) if isinstance(action, Tensor) else type(action).__name__
+            raise ValueError(f"actions must be a tensor of shape {self.shape}, not {given}")
+        if self.dtype is np.int64 and action.is_floating_point():
+            raise ValueError("Discrete actions must be integers")
+        if action.requires_grad or not action.is_cpu:
+            action = action.detach().cpu()
+        return np.array(action.numpy(), self.dtype)
+
+    def sample(self, random: torch.Generator) -> Tensor:
+        """(N, ...) uniform actions: float32 within the Box, int64 if Discrete.
+
+        Raises ``UserError`` if the Box is unbounded.
+        """
+        if isinstance(self.space, spaces.Discrete):
+            start = int(self.space.start)
+            return torch.randint(start, start + int(self.space.n), self.shape, generator=random)
+        assert isinstance(self.space, spaces.Box)
+        low = torch.tensor(self.space.low, dtype=torch.float32)
+        high = torch.tensor(self.space.high, dtype=torch.float32)
+        if not bool((low.isfinite() & high.isfinite()).all()):
+            raise UserError(
+                "cannot draw uniform actions from an unbounded Box; wrap the environment in "
+                "gymnasium.wrappers.RescaleAction or give its action space finite bounds"
+            )
+        unit = torch.rand(self.shape, generator=random)
+        # The product is rounded, so it could leave the Box by the last bit.
+        return (low + unit * (high - low)).clamp(low, high)

@@ -1,0 +1,271 @@
+"""Environments stepped together in one process, and what all vector environments of lanes share."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+import gymnasium as gym
+import torch
+from torch import Tensor
+
+from rlsuite.envs.lane import EpisodeLog, Lane, LocalLanes, Rows
+from rlsuite.envs.layout import ActionCodec, Array, ObservationLayout, fresh
+from rlsuite.rng import generator
+from rlsuite.tree import leaves, map_tree
+from rlsuite.types import Spec, State, Stepped, Tree
+
+
+class Lanes(Protocol):
+    """Consecutive environments that are stepped by one process.
+
+    Requests and their results are separate, so that processes work at the same time.
+    """
+
+    def request_begin(self, log: EpisodeLog) -> None:
+        """Ask to restore the unfinished episodes of ``log``."""
+
+    def begin(self, obs: list[Array], returns: list[float]) -> None:
+        """Wait; write its rows of the (N, ...) observations and of the returns so far."""
+
+    def request_step(self, actions: Array) -> None:
+        """Ask for a step with its rows of the (N, ...) actions."""
+
+    def step(self, rows: Rows) -> None:
+        """Wait; write its rows of what the step brought."""
+
+    def begin_next(self, ended: list[int], obs: list[Array]) -> None:
+        """Write the first observations of the episodes that follow those that ended."""
+
+    def close(self) -> None:
+        """Free the environments."""
+
+
+def build_lanes(
+    make: Callable[[], gym.Env[Any, Any]], indices: range
+) -> tuple[LocalLanes, gym.Env[Any, Any]]:
+    """The environments numbered ``indices`` in this process, and the first of them.
+
+    Raises ``ValueError`` if ``make`` does not always return the same spaces, ``UserError`` if the
+    observation space is not supported.
+    """
+    envs = [make() for _ in indices]
+    for env in envs[1:]:
+        if (env.observation_space, env.action_space) != (
+            envs[0].observation_space,
+            envs[0].action_space,
+        ):
+            raise ValueError("all environments of a vector must have the same spaces")
+    lanes = [Lane(env, index) for env, index in zip(envs, indices, strict=True)]
+    return LocalLanes(lanes, ObservationLayout(envs[0].observation_space)), envs[0]
+
+
+def episode_limit(env: gym.Env[Any, Any]) -> int | None:
+    """Steps after which the environment truncates an episode, None if it does not say."""
+    if env.spec is not None and env.spec.max_episode_steps is not None:
+        return env.spec.max_episode_steps
+    while isinstance(env, gym.Wrapper):
+        if isinstance(env, gym.wrappers.TimeLimit):
+            return int(env._max_episode_steps)
+        env = env.env
+    return None
+
+
+class _Output(NamedTuple):
+    reward: Tensor
+    reward_row: Array
+    next_obs: Tree
+    terminated: Tensor
+    truncated: Tensor
+    rows: Rows
+    """Views of the tensors before."""
+
+
+# Between steps of MuJoCo, which evict torch's code from the caches, an allocation takes several
+# times as long as in a row.
+_OUTPUTS_AT_ONCE = 32
+_OUTPUT_BYTES = 1 << 18
+
+
+class LaneVectorEnv:
+    """A ``VectorEnv`` over groups of lanes; see ``SerialVectorEnv`` and ``WorkerVectorEnv``.
+
+    Observations are trees with the keys of the space: float32 for spaces of floats, int64 for
+    Discrete, else the space's dtype. Discrete values are the environment's own, from ``start`` on.
+    """
+
+    def __init__(
+        self,
+        groups: list[Lanes],
+        example: gym.Env[Any, Any],
+        num_envs: int,
+        seed: int,
+        resumable: bool,
+    ) -> None:
+        self.spec = Spec(
+            num_envs,
+            example.observation_space,
+            example.action_space,
+            episode_limit(example),
+            resumable,
+        )
+        self._groups = groups
+        self._layout = ObservationLayout(example.observation_space)
+        self._codec = ActionCodec(example.action_space, num_envs)
+        self._seed = seed
+        self._log = self._new_log()
+        self._random = generator(seed, "sample_actions")
+        self._outputs: list[_Output] = []
+        self._is_ready = False
+
+    def reset(self, seed: int | None = None) -> Tree:
+        """Begin the whole stream anew: episode 0 everywhere, and the generator of actions.
+
+        Without ``seed`` with the seed of before. Returns (N, ...) observations.
+        """
+        self._seed = self._seed if seed is None else seed
+        self._log = self._new_log()
+        self._random = generator(self._seed, "sample_actions")
+        self._log.obs, _, _ = self._begin()
+        return self._log.obs
+
+    def step(self, action: Tree) -> Stepped:
+        """One step of every environment with (N, ...) actions, on any device.
+
+        Raises ``RuntimeError`` if an environment does; only ``reset`` and ``load_state_dict`` are
+        possible after that.
+        """
+        self._check_ready()
+        actions = self._codec.encode(action)
+        self._is_ready = False
+        for lanes in self._groups:
+            lanes.request_step(actions)
+        if not self._outputs:
+            self._outputs = self._new_outputs()
+        reward, reward_row, next_obs, terminated, truncated, rows = self._outputs.pop()
+        for lanes in self._groups:
+            lanes.step(rows)
+        reward_row[:] = rows.reward
+        self._log.record(actions, rows.reward)
+        self._log.obs = next_obs
+        if rows.ended:
+            self._log.obs = map_tree(torch.clone, next_obs)
+            obs_rows: list[Array] = [leaf.numpy() for _, leaf in leaves(self._log.obs)]
+            for lanes in self._groups:
+                lanes.begin_next(rows.ended, obs_rows)
+        episodes = [self._log.finish(env) for env in rows.ended]
+        self._is_ready = True
+        return Stepped(reward, next_obs, terminated, truncated, self._log.obs, episodes)
+
+    def sample_actions(self) -> Tree:
+        """(N, ...) uniform actions: float32 within the Box, int64 if Discrete.
+
+        Raises ``UserError`` if the Box is unbounded.
+        """
+        return self._codec.sample(self._random)
+
+    def observe(self) -> Tree:
+        """(N, ...) what to act on now; the tensors that ``reset`` or ``step`` returned."""
+        self._check_ready()
+        return self._log.obs
+
+    def state_dict(self) -> State:
+        """Seeds, actions, times and current observations, and the generator of actions."""
+        self._check_ready()
+        return {**self._log.state_dict(), "generator": self._random.get_state()}
+
+    def load_state_dict(self, state: State) -> None:
+        """Reset every environment and replay its unfinished episode.
+
+        Where that does not lead to the same observation and return, bit for bit, or if
+        ``spec.resumable`` is False, the episode is given up with a warning and the next one begins.
+        """
+        self._seed = state["seed"]
+        self._log = self._new_log()
+        self._log.load_state_dict(state)
+        self._random.set_state(state["generator"])
+        lost = list(range(self.spec.num_envs))
+        if self.spec.resumable:
+            obs, obs_rows, returns = self._begin()
+            lost = [
+                env for env in lost if not self._log.is_restored(env, obs_rows, env, returns[env])
+            ]
+        if lost:
+            warnings.warn(
+                f"the unfinished episodes of environments {lost} cannot be restored exactly; "
+                "their next episodes begin",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+            for env in lost:
+                self._log.skip(env)
+            obs, _, _ = self._begin()
+        self._log.obs = obs
+
+    def close(self) -> None:
+        """Free the environments; closing twice does nothing."""
+        self._is_ready = False
+        for lanes in self._groups:
+            lanes.close()
+        self._groups = []
+
+    def _new_outputs(self) -> list[_Output]:
+        """Fresh tensors for the next steps, and where environments write them."""
+        num_envs = self.spec.num_envs
+        count = min(_OUTPUTS_AT_ONCE, _OUTPUT_BYTES // (num_envs * self._layout.nbytes()) + 1)
+        observations = self._layout.fresh(num_envs, count)
+        rewards = fresh((num_envs,), torch.float32, count)
+        terminated = fresh((num_envs,), torch.bool, count)
+        truncated = fresh((num_envs,), torch.bool, count)
+        return [
+            _Output(
+                rewards[0][i],
+                rewards[1][i],
+                next_obs,
+                terminated[0][i],
+                truncated[0][i],
+                Rows([0.0] * num_envs, terminated[1][i], truncated[1][i], next_obs_rows, []),
+            )
+            for i, (next_obs, next_obs_rows) in enumerate(observations)
+        ]
+
+    def _new_log(self) -> EpisodeLog:
+        return EpisodeLog(self._seed, self.spec.num_envs, self._layout, self._codec)
+
+    def _begin(self) -> tuple[Tree, list[Array], list[float]]:
+        """Bring all environments to where the log says; observations and returns there."""
+        self._is_ready = False
+        ((obs, obs_rows),) = self._layout.fresh(self.spec.num_envs, 1)
+        returns = [0.0] * self.spec.num_envs
+        for lanes in self._groups:
+            lanes.request_begin(self._log)
+        for lanes in self._groups:
+            lanes.begin(obs_rows, returns)
+        self._is_ready = True
+        return obs, obs_rows, returns
+
+    def _check_ready(self) -> None:
+        if not self._is_ready:
+            raise RuntimeError("call reset first (also after an environment raised)")
+
+
+class SerialVectorEnv(LaneVectorEnv):
+    """``num_envs`` environments of ``make``, stepped one after the other in this process.
+
+    ``resumable`` is what ``gym_env.is_resumable`` found. Raises ``UserError`` for spaces that are
+    not supported.
+    """
+
+    def __init__(
+        self,
+        make: Callable[[], gym.Env[Any, Any]],
+        num_envs: int,
+        seed: int = 0,
+        *,
+        resumable: bool = True,
+    ) -> None:
+        if num_envs < 1:
+            raise ValueError(f"num_envs must be at least 1, not {num_envs}")
+        lanes, example = build_lanes(make, range(num_envs))
+        super().__init__([lanes], example, num_envs, seed, resumable)

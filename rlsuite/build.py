@@ -1,0 +1,283 @@
+"""From an experiment to running parts: the one place that builds agents, replay and envs."""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import torch
+from torch import Tensor
+
+from rlsuite.agents import AGENTS
+from rlsuite.buffers import Replay, ReshuffleSampler, UniformSampler
+from rlsuite.checkpoint import CheckpointStore
+from rlsuite.config import EnvConfig, Experiment, build_experiment
+from rlsuite.envs import (
+    NormalizedVectorEnv,
+    ObsNorm,
+    RewardNorm,
+    SerialVectorEnv,
+    WorkerVectorEnv,
+    is_resumable,
+    make_env,
+)
+from rlsuite.errors import UserError
+from rlsuite.evaluate import Evaluation, evaluate
+from rlsuite.loops import replay_loop
+from rlsuite.rng import derive_seed
+from rlsuite.run import Run
+from rlsuite.types import Agent, Sampler, Spec, Tree, VectorEnv
+
+EXPERIMENT = "experiment.json"
+SAMPLERS: dict[str, Callable[[int], Sampler]] = {
+    "reshuffle": ReshuffleSampler,
+    "uniform": UniformSampler,
+}
+
+
+def env_maker(config: EnvConfig, render_mode: str | None = None) -> Callable[[], gym.Env[Any, Any]]:
+    """What builds one environment; it can be sent to another process."""
+    return functools.partial(
+        make_env,
+        config.id,
+        time_limit=config.time_limit,
+        kwargs=config.kwargs,
+        render_mode=render_mode,
+    )
+
+
+def build_envs(experiment: Experiment) -> VectorEnv:
+    """The training environments. Raises UserError for environments that cannot be made."""
+    config, seed = experiment.env, derive_seed(experiment.run.seed, "training envs", bits=31)
+    make = env_maker(config)
+    resumable = is_resumable(make, seed)
+    envs: VectorEnv
+    if config.workers:
+        envs = WorkerVectorEnv(
+            make, config.num_envs, seed, workers=config.workers, resumable=resumable
+        )
+    else:
+        envs = SerialVectorEnv(make, config.num_envs, seed, resumable=resumable)
+    if config.normalize_obs or config.normalize_reward:
+        envs = NormalizedVectorEnv(
+            envs,
+            ObsNorm() if config.normalize_obs else None,
+            RewardNorm(experiment.replay.discount) if config.normalize_reward else None,
+        )
+    return envs
+
+
+def build_agent(experiment: Experiment, spec: Spec) -> Agent:
+    """A fresh agent on the experiment's device."""
+    agent: Agent = AGENTS[experiment.algorithm].agent(
+        spec.observation_space,
+        spec.action_space,
+        experiment.agent,
+        device=find_device(experiment.run.device),
+        seed=experiment.run.seed,
+    )
+    return agent
+
+
+def build_replay(experiment: Experiment) -> Replay:
+    """An empty replay on the experiment's device."""
+    config = experiment.replay
+    return Replay(
+        config.capacity,
+        SAMPLERS[config.sampler](experiment.run.seed),
+        num_envs=experiment.env.num_envs,
+        device=find_device(experiment.run.device),
+        n_step=config.n_step,
+        discount=config.discount,
+    )
+
+
+def build_evaluation(experiment: Experiment, envs: VectorEnv | None) -> VectorEnv:
+    """One environment an evaluation episode; with the training environments' normalisation."""
+    made: VectorEnv = SerialVectorEnv(env_maker(experiment.env), experiment.run.evaluation_episodes)
+    return envs.frozen(made) if isinstance(envs, NormalizedVectorEnv) else made
+
+
+def find_device(name: str) -> torch.device:
+    """The torch device of this name. Raises UserError if it is not there."""
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        found = ["cpu"] + [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+        raise UserError(
+            f"run.device {name!r} is not there: this machine has {', '.join(found)}"
+        ) from error
+    return device
+
+
+def train(experiment: Experiment, folder: Path, *, quiet: bool = False) -> Evaluation:
+    """Train in a new run folder; the last evaluation.
+
+    Raises UserError if the folder exists, ``run.Stopped`` if a signal ended the run early.
+    """
+    if folder.exists() and any(folder.iterdir()):
+        raise UserError(
+            f"the run folder {folder} exists: continue it with `rlsuite resume {folder}`, or give "
+            "another one with --folder"
+        )
+    run = replace(experiment.run, threads=experiment.run.threads or os.cpu_count() or 1)
+    experiment = replace(experiment, run=run)
+    envs = build_envs(experiment)  # before the folder is made: most mistakes show here
+    find_device(experiment.run.device)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / EXPERIMENT).write_text(json.dumps(_record(experiment), indent=1))
+    except OSError as error:
+        raise UserError(f"cannot write the run folder {folder}: {error.strerror}") from error
+    return _run(experiment, envs, folder, quiet)
+
+
+def resume(folder: Path, *, quiet: bool = False) -> Evaluation:
+    """Continue a run from its newest good checkpoint, bit for bit; the last evaluation.
+
+    A finished run just returns its last evaluation. Raises UserError if it is no run folder.
+    """
+    experiment = read_experiment(folder)
+    return _run(experiment, build_envs(experiment), folder, quiet)
+
+
+def _run(experiment: Experiment, envs: VectorEnv, folder: Path, quiet: bool) -> Evaluation:
+    torch.set_num_threads(experiment.run.threads or 1)
+    agent = build_agent(experiment, envs.spec)
+    evaluation_envs = build_evaluation(experiment, envs)
+    seed = derive_seed(experiment.run.seed, "evaluation", bits=31)
+
+    def run_evaluation(transitions: int) -> Evaluation:
+        return evaluate(agent, evaluation_envs, seed=seed, transitions=transitions)
+
+    metrics = AGENTS[experiment.algorithm].metrics
+    total = experiment.plan.total_transitions
+    try:
+        with Run(folder, experiment.run, total, metrics, run_evaluation, quiet=quiet) as run:
+            replay_loop(agent, envs, build_replay(experiment), experiment.plan, run)
+    finally:
+        envs.close()
+        evaluation_envs.close()
+    return run.evaluations[-1]
+
+
+def read_experiment(folder: Path) -> Experiment:
+    """The experiment of a run folder. Raises UserError if it is none."""
+    path = folder / EXPERIMENT
+    try:
+        record = json.loads(path.read_text())
+        return build_experiment(record["config"], record["experiment"])
+    except FileNotFoundError as error:
+        raise UserError(f"{folder} is not a run folder: it has no {EXPERIMENT}") from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class NormalizedAgent:
+    """A trained agent together with the normalisation of what it observes."""
+
+    agent: Agent
+    obs_norm: ObsNorm
+
+    def act(self, obs: Tree, *, explore: bool = True) -> tuple[Tree, dict[str, Tensor]]:
+        """Actions for (N, ...) observations as the environment gives them."""
+        return self.agent.act(self.obs_norm.normalize(obs), explore=explore)
+
+
+def load(folder: str | Path) -> Any:
+    """The agent of a run folder as of its newest checkpoint, ready to ``act``.
+
+    ``agent.act(obs, explore=False)`` takes (N, ...) observations as the environment gives them.
+    Raises UserError if there is no run or no checkpoint in the folder.
+    """
+    folder = Path(folder)
+    experiment = read_experiment(folder)
+    env = env_maker(experiment.env)()
+    spec = Spec(1, env.observation_space, env.action_space, None)
+    env.close()
+    agent = build_agent(experiment, spec)
+    state = load_state(folder)
+    agent.load_state_dict(state["agent"])
+    if experiment.env.normalize_obs:
+        obs_norm = ObsNorm()
+        obs_norm.load_state_dict(state["envs"]["obs_norm"])
+        return NormalizedAgent(agent, obs_norm)
+    return agent
+
+
+def load_state(folder: Path) -> dict[str, Any]:
+    """The newest good checkpoint of a run. Raises UserError if there is none."""
+    state = CheckpointStore(folder / "checkpoints").load()
+    if state is None:
+        raise UserError(f"{folder} has no checkpoint yet: train further, or resume it")
+    return state
+
+
+def evaluate_run(
+    folder: Path, *, episodes: int | None = None, seed: int | None = None
+) -> Evaluation:
+    """Evaluate a run's newest checkpoint.
+
+    By default with the episodes and seeds of the run's own evaluations.
+    """
+    experiment = read_experiment(folder)
+    agent = load(folder)
+    transitions = load_state(folder)["run"]["transitions"]
+    run = replace(
+        experiment.run, evaluation_episodes=episodes or experiment.run.evaluation_episodes
+    )
+    envs = build_evaluation(replace(experiment, run=run), None)
+    if seed is None:
+        seed = derive_seed(experiment.run.seed, "evaluation", bits=31)
+    try:
+        return evaluate(agent, envs, seed=seed, transitions=transitions)
+    finally:
+        envs.close()
+
+
+def _record(experiment: Experiment) -> dict[str, Any]:
+    packages = ("rlsuite", "torch", "numpy", "gymnasium", "mujoco")
+    versions = {"python": platform.python_version()}
+    for package in packages:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return {
+        "config": experiment.name,
+        "experiment": experiment.to_dict(),
+        "sources": experiment.sources,
+        "versions": versions,
+        "commit": _commit(),
+        "command": sys.argv,
+        "machine": platform.platform(),
+    }
+
+
+def _commit() -> str | None:
+    """The checkout's commit, marked if there are changes; None for an installed package."""
+    here = Path(__file__).resolve().parent
+    try:
+        result = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=40"],
+            cwd=here,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return result.stdout.strip()

@@ -1,0 +1,272 @@
+"""The command line: train, resume, evaluate, enjoy, plot, configs, describe."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from rlsuite import __version__
+from rlsuite.errors import UserError
+
+EXIT_USER_ERROR = 2
+EXIT_STOPPED = 75
+"""``EX_TEMPFAIL``: the run has saved itself, and resuming it goes on."""
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print and exit with code 2."""
+        print(f"error: {message} (see: {self.prog} --help)", file=sys.stderr)
+        raise SystemExit(EXIT_USER_ERROR)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code. No traceback for what a user can put right."""
+    warnings.showwarning = _one_line_warning
+    words, overrides = _split_overrides(list(sys.argv[1:] if arguments is None else arguments))
+    try:
+        options = _parser().parse_args(words)
+        if overrides and options.command not in ("train", "describe"):
+            key = next(iter(overrides))
+            raise UserError(f"--{key}: settings can be given to train and describe alone")
+        options.overrides = overrides
+        run: Callable[[argparse.Namespace], int] = options.run
+        return run(options)
+    except UserError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return EXIT_USER_ERROR
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except OSError as error:
+        if error.filename is None and error.strerror is None:
+            raise
+        where = f": {error.filename}" if error.filename else ""
+        print(f"error: {error.strerror}{where}", file=sys.stderr)
+        return EXIT_USER_ERROR
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog="rlsuite",
+        description="Train, continue, evaluate and compare reinforcement-learning agents.",
+        epilog="Begin with: rlsuite configs, then rlsuite train sac/pendulum",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"rlsuite {__version__}")
+    commands = parser.add_subparsers(
+        dest="command", required=True, metavar="COMMAND", parser_class=Parser
+    )
+
+    def command(name: str, run: Callable[[argparse.Namespace], int], text: str) -> Parser:
+        sub: Parser = commands.add_parser(
+            name,
+            help=text,
+            description=text,
+            allow_abbrev=False,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        sub.set_defaults(run=run)
+        return sub
+
+    settings = (
+        "settings: --SECTION.NAME VALUE for any setting that `rlsuite describe CONFIG` lists,\n"
+        "  such as --run.seed 3 --agent.lr_actor 1e-3 --plan.total_transitions 100_000;\n"
+        "  VALUE unset takes an optional setting away"
+    )
+    sub = command("train", _train, "Train an agent from a config, in a new run folder.")
+    sub.epilog = settings
+    sub.add_argument("config", metavar="CONFIG", help="a name from `rlsuite configs`, or a .toml")
+    sub.add_argument("--folder", type=Path, help="run folder (default: runs/CONFIG-TIME-seedSEED)")
+    sub.add_argument("--video", action="store_true", help="also record the final policy")
+    sub.add_argument("--quiet", action="store_true", help="no progress, only the final table")
+
+    sub = command("resume", _resume, "Continue a run from its newest checkpoint, bit for bit.")
+    sub.add_argument("folder", metavar="RUN", type=Path, help="a run folder")
+    sub.add_argument("--quiet", action="store_true", help="no progress, only the final table")
+
+    sub = command("evaluate", _evaluate, "Evaluate the newest checkpoint of a run.")
+    sub.add_argument("folder", metavar="RUN", type=Path, help="a run folder")
+    sub.add_argument("--episodes", type=_count, help="episodes (default: the run's own number)")
+    sub.add_argument("--seed", type=int, help="of the environments (default: the run's own)")
+    sub.add_argument("--json", action="store_true", help="print every episode as JSON")
+
+    sub = command("enjoy", _enjoy, "Watch the policy of a run: a video file, or a window.")
+    sub.add_argument("folder", metavar="RUN", type=Path, help="a run folder")
+    sub.add_argument("--video", type=Path, help="file to write (default: RUN/video.mp4)")
+    sub.add_argument("--window", action="store_true", help="show a window instead")
+    sub.add_argument("--seed", type=int, default=0, help="of the environment (default: 0)")
+
+    sub = command("plot", _plot, "Plot learning curves; runs that differ by seed are put together.")
+    sub.add_argument("folders", metavar="RUN", type=Path, nargs="+", help="run folders")
+    sub.add_argument("--out", type=Path, help="file: .png, .pdf or .svg (default: in the run)")
+
+    command("configs", _configs, "List the configs that come with the suite.")
+
+    sub = command("describe", _describe, "Every setting of a config: value, source, meaning.")
+    sub.epilog = settings
+    sub.add_argument("config", metavar="CONFIG", help="a name from `rlsuite configs`, or a .toml")
+    return parser
+
+
+def _split_overrides(words: list[str]) -> tuple[list[str], dict[str, str]]:
+    """Take ``--section.name value`` and ``--section.name=value`` out of the words."""
+    rest: list[str] = []
+    overrides: dict[str, str] = {}
+    queue = iter(words)
+    for word in queue:
+        key, equals, value = word.partition("=")
+        if not (key.startswith("--") and "." in key):
+            rest.append(word)
+            continue
+        if not equals:
+            value = next(queue, "")
+            if not value or (value.startswith("--") and len(value) > 2):
+                print(f"error: {key} needs a value", file=sys.stderr)
+                raise SystemExit(EXIT_USER_ERROR)
+        overrides[key.removeprefix("--").replace("-", "_")] = value
+    return rest, overrides
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is less than 1")
+    return value
+
+
+def _one_line_warning(message: Warning | str, *_: object, **__: object) -> None:
+    print(f"warning: {' '.join(str(message).split())}", file=sys.stderr)
+
+
+def _train(options: argparse.Namespace) -> int:
+    from rlsuite.build import train
+    from rlsuite.config import load_experiment
+
+    experiment = load_experiment(options.config, options.overrides)
+    name = experiment.name.replace("/", "-")
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    folder = options.folder or Path("runs") / f"{name}-{stamp}-seed{experiment.run.seed}"
+    print(
+        f"training {experiment.algorithm} on {experiment.env.id}, "
+        f"{experiment.plan.total_transitions:,} transitions, in {folder}",
+        file=sys.stderr,
+    )
+    return _finish(lambda: train(experiment, folder, quiet=options.quiet), folder, options.video)
+
+
+def _resume(options: argparse.Namespace) -> int:
+    from rlsuite.build import resume
+
+    return _finish(lambda: resume(options.folder, quiet=options.quiet), options.folder, video=False)
+
+
+def _finish(work: Callable[[], object], folder: Path, video: bool) -> int:
+    """Do the work; then the evaluation table, the pictures and where things are."""
+    from rlsuite.evaluate import Evaluation
+    from rlsuite.run import Stopped
+
+    try:
+        result = work()
+    except Stopped:
+        print(f"stopped; continue with: rlsuite resume {folder}", file=sys.stderr)
+        return EXIT_STOPPED
+    assert isinstance(result, Evaluation)
+    print(f"\nevaluation after {result.transitions:,} transitions\n{result.table()}\n")
+    places = [("run folder", folder), ("metrics", folder / "metrics.csv")]
+    extras: list[tuple[str, Callable[[], Path]]] = [("learning curve", lambda: _curve(folder))]
+    if video:
+        extras.append(("video", lambda: _video(folder)))
+    for what, make in extras:
+        try:
+            places.append((what, make()))
+        except UserError as error:
+            # The run itself is good: a missing extra must not make it look failed.
+            print(f"warning: no {what}: {error}", file=sys.stderr)
+    for what, path in places:
+        print(f"  {what:<16} {path}")
+    return 0
+
+
+def _curve(folder: Path) -> Path:
+    from rlsuite.plot import plot_runs
+
+    return plot_runs([folder], folder / "learning_curve.png")
+
+
+def _video(folder: Path, path: Path | None = None, seed: int = 0) -> Path:
+    from rlsuite.build import load, read_experiment
+    from rlsuite.video import record_video
+
+    target = path or folder / "video.mp4"
+    return record_video(load(folder), read_experiment(folder).env, target, seed=seed)
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    from rlsuite.build import evaluate_run
+
+    result = evaluate_run(options.folder, episodes=options.episodes, seed=options.seed)
+    if options.json:
+        print(json.dumps(result.to_json()))
+    else:
+        print(f"after {result.transitions:,} transitions\n{result.table()}")
+    return 0
+
+
+def _enjoy(options: argparse.Namespace) -> int:
+    from rlsuite.build import load, read_experiment
+    from rlsuite.video import show
+
+    if options.window:
+        config = read_experiment(options.folder).env
+        for value in show(load(options.folder), config, seed=options.seed):
+            print(f"return {value:,.1f}")
+    else:
+        print(_video(options.folder, options.video, options.seed))
+    return 0
+
+
+def _plot(options: argparse.Namespace) -> int:
+    from rlsuite.plot import plot_runs
+
+    out = options.out
+    if out is None:
+        single = len(options.folders) == 1
+        out = options.folders[0] / "learning_curve.png" if single else Path("learning_curves.png")
+    print(plot_runs(options.folders, out))
+    return 0
+
+
+def _configs(options: argparse.Namespace) -> int:
+    from rlsuite.config import config_names, load_experiment
+
+    for name in config_names():
+        print(f"{name:<28} {load_experiment(name).description}")
+    return 0
+
+
+def _describe(options: argparse.Namespace) -> int:
+    from rlsuite.config import load_experiment
+
+    experiment = load_experiment(options.config, options.overrides)
+    print(f"{experiment.name}: {experiment.description} (algorithm: {experiment.algorithm})")
+    section = ""
+    for key, value, source, meaning in experiment.rows():
+        if key.partition(".")[0] != section:
+            section = key.partition(".")[0]
+            print()
+        shown = "unset" if value is None else json.dumps(value)
+        print(f"{key:<32} {shown:<18} {source}\n    {meaning}")
+    return 0

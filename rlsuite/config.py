@@ -1,0 +1,262 @@
+"""Experiments: TOML files and command-line settings, checked and merged into dataclasses."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from importlib import resources
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ValidationError
+
+from rlsuite.agents import AGENTS
+from rlsuite.errors import UserError
+from rlsuite.loops import ReplayPlan
+from rlsuite.run import RunConfig
+from rlsuite.settings import Count, Fraction, PositiveCount, describe_field, settings
+
+
+@settings
+class EnvConfig:
+    """Which environments to train in."""
+
+    id: str
+    """A Gymnasium id, or an import path package.module:make."""
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    """Arguments of the environment's constructor."""
+    num_envs: PositiveCount = 1
+    """Environments stepped together."""
+    workers: Count = 0
+    """Processes that step a part of them; 0 steps all in the main process."""
+    time_limit: PositiveCount | None = None
+    """Steps until an episode is truncated; unset keeps the environment's own limit."""
+    normalize_obs: bool = False
+    """Whether observations are scaled by their running mean and variance."""
+    normalize_reward: bool = False
+    """Whether rewards are scaled by the running deviation of the discounted return."""
+
+
+@settings
+class ReplayConfig:
+    """What is kept, and how it is drawn."""
+
+    capacity: PositiveCount = 1_000_000
+    """Transitions kept; the oldest go first."""
+    sampler: Literal["reshuffle", "uniform"] = "reshuffle"
+    """"reshuffle" draws every transition once an epoch, in random order; "uniform" draws with
+    replacement."""
+    n_step: PositiveCount = 1
+    """Steps of reward in a target before bootstrapping."""
+    discount: Fraction = 0.99
+    """Discount of future reward, per step."""
+
+
+SECTIONS: dict[str, type] = {
+    "env": EnvConfig,
+    "replay": ReplayConfig,
+    "plan": ReplayPlan,
+    "run": RunConfig,
+}
+"""Every section but ``agent``, whose settings belong to the algorithm."""
+
+
+@dataclass(frozen=True, slots=True)
+class Experiment:
+    """Everything that decides what a run does."""
+
+    name: str
+    """Of the config it came from, such as ``sac/halfcheetah``."""
+    algorithm: str
+    """A key of ``rlsuite.agents.AGENTS``."""
+    description: str
+    env: EnvConfig
+    agent: Any
+    """The algorithm's settings, such as ``SACConfig``."""
+    replay: ReplayConfig
+    plan: ReplayPlan
+    run: RunConfig
+    sources: dict[str, str] = field(default_factory=dict, compare=False)
+    """Dotted setting to where its value came from, for those that are not defaults."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values by section, for JSON and TOML."""
+        return {
+            "algorithm": self.algorithm,
+            "description": self.description,
+            "env": dataclasses.asdict(self.env),
+            "agent": dataclasses.asdict(self.agent),
+            "replay": dataclasses.asdict(self.replay),
+            "plan": dataclasses.asdict(self.plan),
+            "run": dataclasses.asdict(self.run),
+        }
+
+    def rows(self) -> Iterator[tuple[str, Any, str, str]]:
+        """(dotted setting, value, where from, meaning), section by section."""
+        for section in ("env", "agent", "replay", "plan", "run"):
+            part = getattr(self, section)
+            for item in dataclasses.fields(part):
+                key = f"{section}.{item.name}"
+                yield (
+                    key,
+                    getattr(part, item.name),
+                    self.sources.get(key, "default"),
+                    describe_field(type(part), item.name),
+                )
+
+
+def config_names() -> list[str]:
+    """The configs that come with the suite."""
+    return sorted(
+        f"{folder.name}/{file.name.removesuffix('.toml')}"
+        for folder in _configs().iterdir()
+        if folder.is_dir()
+        for file in folder.iterdir()
+        if file.name.endswith(".toml")
+    )
+
+
+def load_experiment(config: str, overrides: Mapping[str, str] | None = None) -> Experiment:
+    """Read a config by name or path, put ``overrides`` (dotted setting to text) on top, check.
+
+    Raises UserError that lists all problems: unknown settings with the nearest known one, wrong
+    types, values out of range.
+    """
+    name, source, data = _read(config)
+    sources = {
+        f"{section}.{key}": source
+        for section, values in data.items()
+        if isinstance(values, dict)
+        for key in values
+    }
+    for key, text in (overrides or {}).items():
+        section, _, setting = key.partition(".")
+        if not setting:
+            raise UserError(f"--{key}: settings are named section.name, such as --run.seed")
+        values = data.setdefault(section, {})
+        if not isinstance(values, dict):
+            raise UserError(
+                f"--{key}: {section} is no section; sections are env, agent, replay, plan, run"
+            )
+        values[setting] = _parse_value(text)
+        sources[key] = "command line"
+    return build_experiment(name, data, sources)
+
+
+def build_experiment(
+    name: str, data: Mapping[str, Any], sources: dict[str, str] | None = None
+) -> Experiment:
+    """An experiment from plain values by section. Raises UserError that lists all problems."""
+    algorithm = data.get("algorithm")
+    if algorithm not in AGENTS:
+        known = ", ".join(AGENTS)
+        raise UserError(f"{name}: algorithm is {algorithm!r}; known are: {known}")
+    sections = {**SECTIONS, "agent": AGENTS[algorithm].config}
+    keys = [*sections, "algorithm", "description"]
+    problems = [_unknown(key, keys) for key in data if key not in keys]
+    parts = {}
+    for section, cls in sections.items():
+        try:
+            parts[section] = cls(**data.get(section, {}))
+        except ValidationError as error:
+            problems += _explain(error, section, sections)
+    if not problems:
+        problems = _cross_check(parts)
+    if problems:
+        raise UserError(f"{name}: {'; '.join(problems)}")
+    return Experiment(
+        name=name,
+        algorithm=algorithm,
+        description=str(data.get("description", "")),
+        sources=sources or {},
+        **parts,
+    )
+
+
+def _configs() -> Traversable:
+    return resources.files("rlsuite.configs")
+
+
+def _read(config: str) -> tuple[str, str, dict[str, Any]]:
+    """Name, where it was read, content."""
+    path = Path(config)
+    if config in config_names():
+        text, name = (_configs() / f"{config}.toml").read_text(), config
+    elif path.suffix == ".toml" and path.is_file():
+        text, name = path.read_text(), path.stem
+    else:
+        near = difflib.get_close_matches(config, config_names(), n=1, cutoff=0.4)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise UserError(
+            f"no config {config!r}: {hint}take a name that `rlsuite configs` lists or the path of "
+            "a .toml file"
+        )
+    try:
+        return name, config, tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"{config} is not valid TOML: {error}") from error
+
+
+def _parse_value(text: str) -> Any:
+    """As TOML reads it; what is no TOML value is a string, and "unset" removes a value."""
+    if text == "unset":
+        return None
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except (tomllib.TOMLDecodeError, KeyError):
+        return text
+
+
+def _unknown(key: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]}?" if near else f"known are: {', '.join(known)}"
+    return f"unknown setting {key}; {hint}"
+
+
+def _explain(error: ValidationError, section: str, sections: Mapping[str, type]) -> list[str]:
+    """One text a setting; the alternatives of a union are told together."""
+    texts: dict[str, list[str]] = {}
+    given: dict[str, Any] = {}
+    for problem in error.errors(include_url=False):
+        setting = str(problem["loc"][0]) if problem["loc"] else ""
+        key = f"{section}.{setting}" if setting else section
+        if problem["type"] == "unexpected_keyword_argument":
+            own = [f"{section}.{item.name}" for item in dataclasses.fields(sections[section])]
+            texts[key] = [_unknown(key, own)]
+            continue
+        if problem["type"] == "missing":
+            texts[key] = [f"{key} is missing: {describe_field(sections[section], setting)}"]
+            continue
+        given[key] = problem["input"]
+        message = problem["msg"].removeprefix("Input should be ")
+        texts.setdefault(key, []).append(message[0].lower() + message[1:])
+    return [
+        f"{key} is {given[key]!r} but should be {' or '.join(dict.fromkeys(text))}"
+        if key in given
+        else text[0]
+        for key, text in texts.items()
+    ]
+
+
+def _cross_check(parts: Mapping[str, Any]) -> list[str]:
+    problems = []
+    plan, env, replay = parts["plan"], parts["env"], parts["replay"]
+    if plan.warmup_transitions >= plan.total_transitions:
+        problems.append(
+            f"plan.warmup_transitions ({plan.warmup_transitions:,}) leaves nothing to learn of "
+            f"plan.total_transitions ({plan.total_transitions:,})"
+        )
+    if replay.capacity < env.num_envs * replay.n_step:
+        problems.append(
+            f"replay.capacity ({replay.capacity:,}) is less than env.num_envs * replay.n_step"
+        )
+    if env.workers >= env.num_envs and env.workers:
+        problems.append(
+            f"env.workers ({env.workers}) must be less than env.num_envs ({env.num_envs}): "
+            "the main process steps some too"
+        )
+    return problems

@@ -1,0 +1,50 @@
+"""The training loops. Each is one function; an agent's module names the one it is for."""
+
+from __future__ import annotations
+
+from rlsuite.parts import Due
+from rlsuite.run import Run
+from rlsuite.settings import Count, NonNegative, PositiveCount, settings
+from rlsuite.types import Agent, ReplayMemory, Step, VectorEnv
+
+
+@settings
+class ReplayPlan:
+    """How long to train from replay, and how much."""
+
+    total_transitions: PositiveCount = 1_000_000
+    """Environment transitions to make, over all environments."""
+    warmup_transitions: Count = 5_000
+    """Transitions with uniformly random actions, without learning, at the start."""
+    updates_per_transition: NonNegative = 1.0
+    """Updates for each environment transition, whatever the number of environments; may be
+    fractional."""
+    batch_size: PositiveCount = 256
+    """Transitions in an update."""
+
+
+def replay_loop(
+    agent: Agent, envs: VectorEnv, replay: ReplayMemory, plan: ReplayPlan, run: Run
+) -> None:
+    """Act, store, learn from replay, until ``plan.total_transitions``.
+
+    Continues from the run folder's newest checkpoint if there is one. Raises ``run.Stopped``
+    after a checkpoint if a stop was asked for.
+    """
+    due = Due(plan.updates_per_transition)
+    obs = run.restore(envs, agent=agent, replay=replay, due=due)
+    while run.transitions < plan.total_transitions:
+        warming_up = run.transitions < plan.warmup_transitions
+        action, extra = (envs.sample_actions(), {}) if warming_up else agent.act(obs)
+        new = envs.step(action)
+        replay.add(
+            Step(obs, action, new.reward, new.next_obs, new.terminated, new.truncated, extra)
+        )
+        obs = new.obs
+        run.advance(envs.spec.num_envs, new.episodes)
+        for _ in range(0 if warming_up else due(envs.spec.num_envs)):
+            batch = replay.sample(plan.batch_size)
+            out = agent.update(batch)
+            replay.update(batch, out.priority)
+            run.log(out.metrics)
+        run.housekeeping()

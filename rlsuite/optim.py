@@ -1,0 +1,69 @@
+"""Optimizers by name, and the one way a loss moves parameters."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rlsuite.errors import UserError
+from rlsuite.types import State
+
+
+def make_optimizer(name: str, params: Iterable[nn.Parameter], lr: float) -> torch.optim.Optimizer:
+    """The optimizer of class ``name`` of ``torch.optim``, else of the package pytorch-optimizer.
+
+    The fused kernel is taken where the class has one. Gradients get fixed memory here, so that a
+    step can be captured in a CUDA graph. Raises UserError for an unknown name.
+    """
+    params = list(params)
+    for p in params:
+        p.grad = torch.zeros_like(p)
+    cls = getattr(torch.optim, name, None)
+    if cls is None:
+        try:
+            import pytorch_optimizer
+        except ImportError:
+            raise UserError(
+                f"unknown optimizer {name!r}: take one of torch.optim (Adam, AdamW, ...) or "
+                "install more with: pip install pytorch-optimizer"
+            ) from None
+        cls = getattr(pytorch_optimizer, name, None)
+    if not (isinstance(cls, type) and issubclass(cls, torch.optim.Optimizer)):
+        raise UserError(f"unknown optimizer {name!r}: not in torch.optim or pytorch-optimizer")
+    options: dict[str, Any] = {}
+    if cls in (torch.optim.Adam, torch.optim.AdamW):
+        options = {"fused": True, "capturable": params[0].is_cuda}
+    try:
+        return cls(params, **{"lr": lr, **options})
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UserError(f"optimizer {name!r} cannot be used here: {error}") from error
+
+
+def descend(loss: Tensor, optimizer: torch.optim.Optimizer) -> None:
+    """One optimizer step down the gradient of ``loss``, in its own parameters alone."""
+    params = [p for group in optimizer.param_groups for p in group["params"]]
+    torch._foreach_copy_([p.grad for p in params], torch.autograd.grad(loss, params))
+    optimizer.step()
+
+
+def optimizer_state(optimizer: torch.optim.Optimizer) -> State:
+    """What the optimizer has accumulated, by the parameter's number, and its groups' numbers."""
+    whole = optimizer.state_dict()
+    groups = [
+        {key: value for key, value in group.items() if isinstance(value, bool | int | float)}
+        for group in whole["param_groups"]
+    ]
+    return {"state": {str(i): dict(s) for i, s in whole["state"].items()}, "groups": groups}
+
+
+def load_optimizer_state(optimizer: torch.optim.Optimizer, state: State) -> None:
+    """Continue with what ``optimizer_state`` returned; nothing is shared with ``state``."""
+    whole = optimizer.state_dict()
+    whole["state"] = {int(i): copy.deepcopy(values) for i, values in state["state"].items()}
+    for group, saved in zip(whole["param_groups"], state["groups"], strict=True):
+        group.update(saved)
+    optimizer.load_state_dict(whole)

@@ -1,0 +1,220 @@
+"""The values and protocols that agents, replay, environments and loops exchange.
+
+Shape letters, everywhere in the suite: ``N`` environments, ``A`` agents, ``B`` batch, ``T`` time,
+``K`` ensemble members, ``D`` features. The environment or batch axis comes first. Data are trees:
+tensors, or (nested) dicts of tensors; code that moves data never looks inside.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol, TypeAlias
+
+import gymnasium as gym
+from torch import Tensor
+
+Tree: TypeAlias = "Tensor | dict[str, Tree]"
+"""A tensor, or a dict of trees."""
+
+Metrics: TypeAlias = dict[str, Tensor]
+"""Name to 0-d tensor, left on its device until a log line is written."""
+
+State: TypeAlias = dict[str, Any]
+"""What a restart needs: nested dicts of tensors, numbers, strings, lists and ``Chunk``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A part of a state whose name tells its content: two of one name hold equal bytes.
+
+    A checkpoint links to the previous one's file instead of writing an equal chunk again.
+    """
+
+    name: str
+    tensors: dict[str, Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One vectorised transition."""
+
+    obs: Tree
+    """(N, ...) what was acted on."""
+    action: Tree
+    """(N, ...) in the units of the environment."""
+    reward: Tree
+    """(N,) float32."""
+    next_obs: Tree
+    """(N, ...) the true successor, also where the episode ended."""
+    terminated: Tensor
+    """(N,) bool: the task ended; nothing to bootstrap from."""
+    truncated: Tensor
+    """(N,) bool: the episode was cut; bootstrap from ``next_obs``."""
+    extra: dict[str, Tensor] = field(default_factory=dict)
+    """(N, ...) whatever ``Agent.act`` returned beside the action."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """``B`` transitions as an agent learns from them; n-step sums are already taken.
+
+    With n-step returns ``reward`` is the discounted sum, and ``next_obs``, ``terminated`` and
+    ``truncated`` are those of the last step of the sum.
+    """
+
+    obs: Tree
+    """(B, ...)."""
+    action: Tree
+    """(B, ...)."""
+    reward: Tree
+    """(B,) float32."""
+    next_obs: Tree
+    """(B, ...) what to bootstrap from."""
+    terminated: Tensor
+    """(B,) bool."""
+    truncated: Tensor
+    """(B,) bool."""
+    extra: dict[str, Tensor]
+    """(B, ...)."""
+    discount: Tensor
+    """(B,) float32: discount**k for the k steps the target spans; 0 after a termination."""
+    index: Tensor
+    """(B,) int64 slots, for priorities."""
+    weight: Tensor
+    """(B,) float32 importance weights; ones unless the sampler is biased."""
+
+
+class Update(NamedTuple):
+    """What one call of ``Agent.update`` reports."""
+
+    metrics: Metrics
+    """Names are fixed by the agent's module (``METRICS``)."""
+    priority: Tensor | None = None
+    """(B,) how surprising each transition was, if the agent can say."""
+
+
+class Episode(NamedTuple):
+    """The record of one finished episode."""
+
+    env: int
+    """Index of the environment, 0 to N-1."""
+    number: int
+    """How many episodes this environment had finished before."""
+    episode_return: float
+    """Undiscounted sum of the environment's own rewards."""
+    length: int
+    """Steps."""
+    seconds: float
+    """Wall time from reset to end."""
+
+
+class Stepped(NamedTuple):
+    """What ``VectorEnv.step`` returns: fresh tensors on the CPU, never overwritten later."""
+
+    reward: Tree
+    """(N,) float32."""
+    next_obs: Tree
+    """(N, ...) the true successor of what was acted on."""
+    terminated: Tensor
+    """(N,) bool."""
+    truncated: Tensor
+    """(N,) bool; may be True beside ``terminated``."""
+    obs: Tree
+    """(N, ...) what to act on next: where an episode ended, the first of the next one."""
+    episodes: list[Episode]
+    """Those that ended in this step, by environment."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """What is fixed about a ``VectorEnv``."""
+
+    num_envs: int
+    observation_space: gym.Space[Any]
+    """Of one environment."""
+    action_space: gym.Space[Any]
+    """Of one environment."""
+    episode_limit: int | None
+    """Steps after which an episode is truncated, if known."""
+    resumable: bool = True
+    """Whether replaying an episode's seed and actions restores it exactly."""
+
+
+class Stateful(Protocol):
+    """Whatever has to survive a restart."""
+
+    def state_dict(self) -> State:
+        """Everything a restart needs."""
+
+    def load_state_dict(self, state: State) -> None:
+        """Continue as if never interrupted."""
+
+
+class Agent(Stateful, Protocol):
+    """A learner. Nothing else has to be called by a loop."""
+
+    def act(self, obs: Tree, *, explore: bool = True) -> tuple[Tree, dict[str, Tensor]]:
+        """Actions for (N, ...) observations, and what to store beside them."""
+
+    def update(self, batch: Batch) -> Update:
+        """One learning step."""
+
+
+class Sampler(Stateful, Protocol):
+    """Chooses slots of the replay; never sees the data."""
+
+    def add(self, slots: range) -> None:
+        """Tell that these slots were written, new or overwritten."""
+
+    def sample(self, n: int) -> tuple[Tensor, Tensor | None]:
+        """(n,) int64 slots on the CPU and (n,) weights, None meaning ones."""
+
+    def update(self, slots: Tensor, priority: Tensor) -> None:
+        """Learn the priorities of (n,) slots."""
+
+
+class ReplayMemory(Stateful, Protocol):
+    """Storage and a sampler."""
+
+    def __len__(self) -> int:
+        """Transitions that can be sampled."""
+
+    def add(self, step: Step) -> None:
+        """Store one vectorised transition."""
+
+    def sample(self, n: int) -> Batch:
+        """``n`` transitions."""
+
+    def update(self, batch: Batch, priority: Tensor | None) -> None:
+        """Pass priorities to the sampler."""
+
+
+class VectorEnv(Protocol):
+    """``N`` environments stepped together, each reset by itself when its episode ends.
+
+    Every episode is reset with a seed that follows from (seed, environment, episode number), so
+    that the seed and the actions of the unfinished episodes are all that a checkpoint needs.
+    """
+
+    spec: Spec
+
+    def reset(self, seed: int | None = None) -> Tree:
+        """Begin episode 0 everywhere; (N, ...) observations."""
+
+    def step(self, action: Tree) -> Stepped:
+        """One step of every environment with (N, ...) actions, on any device."""
+
+    def sample_actions(self) -> Tree:
+        """(N, ...) uniformly random actions from the environment's own generator."""
+
+    def observe(self) -> Tree:
+        """(N, ...) what to act on now."""
+
+    def state_dict(self) -> State:
+        """Seeds and actions of the unfinished episodes, and the action generator."""
+
+    def load_state_dict(self, state: State) -> None:
+        """Reset and replay the unfinished episodes."""
+
+    def close(self) -> None:
+        """Free the environments."""

@@ -1,0 +1,90 @@
+"""Who imports whom: arrows point down only (DESIGN §2), and importing rlsuite loads nothing heavy."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# A module may import those of lower layers, and earlier ones of its own layer.
+LAYERS: list[list[str]] = [
+    ["errors", "types", "tree", "rng", "settings"],
+    ["nets", "distributions", "optim", "parts", "stats"],
+    ["buffers.uniform", "buffers.reshuffle", "buffers.replay", "buffers"],
+    [
+        "envs.layout",
+        "envs.lane",
+        "envs.gym_env",
+        "envs.vector",
+        "envs.workers",
+        "envs.normalize",
+        "envs",
+    ],
+    ["agents.sac", "agents"],
+    ["logger", "checkpoint", "evaluate", "run", "loops"],
+    ["config", "build"],
+    ["video", "plot", "sb3", "cli", "__main__", ""],
+]
+# Storage, environments and agents know nothing of each other; loops know protocols alone.
+FORBIDDEN = {
+    "agents": ["buffers", "envs"],
+    "buffers": ["envs", "agents", "nets", "distributions", "optim", "parts", "stats"],
+    "envs": ["buffers", "agents", "nets", "distributions", "optim", "parts", "stats"],
+    "logger": ["agents", "buffers", "envs"],
+    "checkpoint": ["agents", "buffers", "envs"],
+    "evaluate": ["agents", "buffers", "envs"],
+    "run": ["agents", "buffers", "envs"],
+    "loops": ["agents", "buffers", "envs"],
+}
+ORDER = [name for layer in LAYERS for name in layer]
+
+
+def modules() -> dict[str, Path]:
+    found = {}
+    for path in sorted((ROOT / "rlsuite").glob("*.py")):
+        found[path.stem] = path
+    for folder in ("agents", "buffers", "envs", "configs"):
+        for path in sorted((ROOT / folder).glob("*.py")):
+            found[f"{folder}.{path.stem}"] = path
+    return {name.removesuffix(".__init__").removesuffix("__init__"): p for name, p in found.items()}
+
+
+def imports_of(path: Path) -> set[str]:
+    """Modules of ours that a file imports, also inside functions."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("rlsuite"):
+            base = node.module.removeprefix("rlsuite").removeprefix(".")
+            known = modules()
+            for alias in node.names:
+                child = f"{base}.{alias.name}".lstrip(".")
+                names.add(child if child in known else base)
+        elif isinstance(node, ast.Import):
+            names |= {
+                alias.name.removeprefix("rlsuite").removeprefix(".")
+                for alias in node.names
+                if alias.name.split(".")[0] == "rlsuite"
+            }
+    return names
+
+
+@pytest.mark.parametrize("name", [name for name in modules() if name != "configs"])
+def test_arrows_point_down(name: str) -> None:
+    assert name in ORDER, f"give rlsuite.{name} a place in LAYERS"
+    family = name.split(".")[0]
+    for target in imports_of(modules()[name]):
+        if name == "" or target == "":
+            continue  # the package itself: version and lazy names
+        assert ORDER.index(target) < ORDER.index(name), f"{name} imports {target}, which is above"
+        assert target.split(".")[0] not in FORBIDDEN.get(family, []), f"{name} imports {target}"
+
+
+def test_importing_the_package_is_light() -> None:
+    code = (
+        "import sys, rlsuite; heavy = {'torch', 'gymnasium', 'numpy', 'pydantic'} & set(sys.modules);"
+        "assert not heavy, heavy; assert rlsuite.__version__"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

@@ -1,0 +1,234 @@
+"""The ring storage: what comes out is what went in, n-step sums, saving, memory."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import rlsuite.buffers.replay as replay_module
+from rlsuite.buffers import Replay, ReshuffleSampler, UniformSampler
+from rlsuite.checkpoint import CheckpointStore
+from rlsuite.errors import UserError
+from rlsuite.types import Batch, Step
+
+
+class Stream:
+    """Episodes of random length in N environments; every number tells where it belongs."""
+
+    def __init__(self, num_envs: int, seed: int) -> None:
+        self.rng = np.random.default_rng(seed)
+        self.num_envs = num_envs
+        self.episode = np.zeros(num_envs, int)
+        self.time = np.zeros(num_envs, int)
+        self.rows: list[dict[str, np.ndarray]] = []
+
+    def code(self) -> np.ndarray:
+        return np.arange(self.num_envs) * 1_000_000 + self.episode * 1_000 + self.time
+
+    def step(self) -> Step:
+        code = self.code()
+        ends = self.rng.random((2, self.num_envs)) < 0.12
+        row = {
+            "obs": code,
+            "next_obs": code + 1,
+            "reward": self.rng.normal(size=self.num_envs).astype(np.float32),
+            "terminated": ends[0],
+            "truncated": ends[1],
+        }
+        self.rows.append(row)
+        done = ends.any(0)
+        self.episode += done
+        self.time = np.where(done, 0, self.time + 1)
+        image = np.stack([code % 256, code % 251], 1).astype(np.uint8)
+        return Step(
+            obs={"code": torch.tensor(code), "image": torch.tensor(image)},
+            action=torch.tensor(code, dtype=torch.float32)[:, None] / 2,
+            reward=torch.tensor(row["reward"]),
+            next_obs={"code": torch.tensor(code + 1), "image": torch.tensor(image + 1)},
+            terminated=torch.tensor(ends[0]),
+            truncated=torch.tensor(ends[1]),
+            extra={"log_prob": torch.tensor(row["reward"]) * 3},
+        )
+
+
+def fill(replay: Replay, stream: Stream, steps: int) -> None:
+    for _ in range(steps):
+        replay.add(stream.step())
+
+
+def expected(stream: Stream, replay: Replay, code: int, n_step: int) -> dict[str, float]:
+    """Brute force: walk the stream from this observation on."""
+    env = code // 1_000_000
+    start = next(t for t, row in enumerate(stream.rows) if row["obs"][env] == code)
+    total, discount, t = 0.0, 1.0, start
+    for t in range(start, min(start + n_step, len(stream.rows))):
+        row = stream.rows[t]
+        total += discount * float(row["reward"][env])
+        discount *= replay.discount
+        if row["terminated"][env] or row["truncated"][env]:
+            break
+    row = stream.rows[t]
+    return {
+        "reward": total,
+        "next_obs": row["next_obs"][env],
+        "terminated": row["terminated"][env],
+        "truncated": row["truncated"][env],
+        "discount": 0.0 if row["terminated"][env] else discount,
+    }
+
+
+def check_batch(batch: Batch, stream: Stream, replay: Replay, n_step: int) -> None:
+    oldest = max(0, len(stream.rows) - replay.steps)
+    for i, code in enumerate(batch.obs["code"].tolist()):
+        want = expected(stream, replay, code, n_step)
+        env = code // 1_000_000
+        assert code in [row["obs"][env] for row in stream.rows[oldest:]]
+        assert batch.next_obs["code"][i] == want["next_obs"]
+        assert batch.terminated[i] == want["terminated"]
+        assert batch.truncated[i] == want["truncated"]
+        assert float(batch.reward[i]) == pytest.approx(want["reward"], rel=1e-6, abs=1e-6)
+        assert float(batch.discount[i]) == pytest.approx(want["discount"], rel=1e-6)
+        assert batch.obs["image"][i].tolist() == [code % 256, code % 251]
+        assert float(batch.action[i]) == np.float32(code) / 2
+
+
+@pytest.mark.parametrize("n_step", [1, 3, 5])
+@pytest.mark.parametrize("sampler", [UniformSampler, ReshuffleSampler])
+def test_every_row_is_a_real_transition(sampler: type, n_step: int) -> None:
+    """T5 and T20: E = 3, random ends, before the ring is full and over three wraps.
+
+    Compared with brute force over the stream, at terminations, truncations and the write head.
+    """
+    stream = Stream(3, seed=n_step)
+    replay = Replay(60, sampler(0), num_envs=3, n_step=n_step, discount=0.9)
+    for _ in range(14):
+        fill(replay, stream, 5)
+        check_batch(replay.sample(50), stream, replay, n_step)
+    assert len(replay) == 60
+
+
+@settings(max_examples=30)
+@given(
+    num_envs=st.integers(1, 4),
+    capacity=st.integers(1, 30),
+    n_step=st.integers(1, 6),
+    steps=st.integers(1, 40),
+    seed=st.integers(0, 1000),
+)
+def test_any_size(num_envs: int, capacity: int, n_step: int, steps: int, seed: int) -> None:
+    stream = Stream(num_envs, seed)
+    replay = Replay(capacity, ReshuffleSampler(seed), num_envs=num_envs, n_step=n_step)
+    fill(replay, stream, steps)
+    assert replay.capacity >= capacity and replay.capacity % num_envs == 0
+    check_batch(replay.sample(20), stream, replay, n_step)
+
+
+def test_extra_follows_its_transition() -> None:
+    stream = Stream(2, 0)
+    replay = Replay(20, UniformSampler(), num_envs=2)
+    fill(replay, stream, 25)
+    batch = replay.sample(32)
+    assert torch.equal(batch.extra["log_prob"], batch.reward * 3)
+
+
+@pytest.mark.parametrize("sampler", [UniformSampler, ReshuffleSampler])
+@pytest.mark.parametrize("n_step", [1, 3])
+def test_saved_and_loaded_gives_the_same_batches(tmp_path, sampler: type, n_step: int) -> None:
+    """T21: the next 100 batches are identical, also while new transitions come in."""
+    replay = Replay(64, sampler(0), num_envs=2, n_step=n_step)
+    stream = Stream(2, 5)
+    fill(replay, stream, 50)
+    replay.sample(7)
+    store = CheckpointStore(tmp_path)
+    store.save(1, replay.state_dict())
+    other = Replay(64, sampler(1), num_envs=2, n_step=n_step)
+    other.load_state_dict(store.load())
+    for _ in range(100):
+        step = stream.step()
+        for memory in (replay, other):
+            memory.add(step)
+        ours, theirs = replay.sample(9), other.sample(9)
+        for name in ("action", "reward", "terminated", "truncated", "discount", "index"):
+            assert torch.equal(getattr(ours, name), getattr(theirs, name)), name
+        assert torch.equal(ours.next_obs["code"], theirs.next_obs["code"])
+
+
+def test_saving_costs_what_is_new(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows that did not change since the last checkpoint are linked, not written; always right."""
+    monkeypatch.setattr(replay_module, "SEGMENT_BYTES", 10 * 64)
+    replay, stream = Replay(100, UniformSampler(), num_envs=1), Stream(1, 0)
+    store, seen = CheckpointStore(tmp_path), {}
+    for save in range(1, 40):
+        fill(replay, stream, 7)
+        folder = store.save(save, replay.state_dict())
+        inodes = {path.stat().st_ino for path in folder.glob("rows-*")}
+        written = inodes - set(seen.get("inodes", ()))
+        # 7 new rows touch one piece, or two where they cross a border (or wrap around).
+        assert len(written) <= 3, f"{len(written)} of {len(inodes)} pieces written"
+        seen["inodes"] = inodes
+        other = Replay(100, UniformSampler(), num_envs=1)
+        other.load_state_dict(store.load())
+        stored = min(len(stream.rows), 100)
+        assert torch.equal(other._rows[:stored], replay._rows[:stored])
+    assert len(inodes) > 5
+
+
+def test_wrong_use_is_named() -> None:
+    with pytest.raises(ValueError, match="discount in"):
+        Replay(10, UniformSampler(), discount=1.5)
+    replay, stream = Replay(10, UniformSampler(), num_envs=2), Stream(2, 0)
+    with pytest.raises(ValueError, match="empty replay"):
+        replay.sample(3)
+    fill(replay, stream, 1)
+    step = stream.step()
+    with pytest.raises(ValueError, match=r"reward is torch\.float64"):
+        replay.add(Step(step.obs, step.action, step.reward.double(), *_rest(step)))
+    with pytest.raises(ValueError, match="leaves changed: extra/log_prob"):
+        replay.add(Step(step.obs, step.action, step.reward, *_rest(step)[:3], {}))
+    other = Replay(20, UniformSampler(), num_envs=2)
+    with pytest.raises(UserError, match="capacity 10, this one 20"):
+        other.load_state_dict(replay.state_dict())
+
+
+def _rest(step: Step) -> tuple:
+    return (step.next_obs, step.terminated, step.truncated, step.extra)
+
+
+def test_too_large_a_replay_is_refused_before_it_is_allocated() -> None:
+    replay = Replay(10**13, UniformSampler(), num_envs=1)
+    with pytest.raises(UserError, match=r"set replay\.capacity to"):
+        replay.add(Stream(1, 0).step())
+
+
+MEMORY = """
+import psutil, torch
+from rlsuite.buffers import Replay, ReshuffleSampler
+from rlsuite.types import Step
+def rss(): return psutil.Process().memory_info().rss
+n = 10_000
+step = Step(torch.ones(n, 17), torch.ones(n, 6), torch.ones(n), torch.ones(n, 17),
+            torch.zeros(n, dtype=torch.bool), torch.zeros(n, dtype=torch.bool))
+first = Replay(n, ReshuffleSampler(), num_envs=n)  # so that libraries' own memory is not counted
+first.add(step)
+first.sample(256)
+del first
+before = rss()
+replay = Replay(1_000_000, ReshuffleSampler(), num_envs=n)
+for _ in range(100):
+    replay.add(step)
+replay.sample(256)
+print(rss() - before, 1_000_000 * (17 * 4 + 6 * 4 + 4 + 17 * 4 + 1 + 1))
+"""
+
+
+def test_memory_of_a_million_halfcheetah_transitions() -> None:
+    """Storage, order and all: within 5 % of the bytes of the arrays themselves."""
+    out = subprocess.run(
+        [sys.executable, "-c", MEMORY], capture_output=True, text=True, check=True
+    ).stdout.split()
+    used, arrays = map(int, out)
+    assert used <= 1.05 * arrays

@@ -1,0 +1,209 @@
+"""Killed at any moment and resumed, a run ends as if it had never been interrupted, bit for bit.
+
+Every agent has to pass this: add its config to ``CASES``. More kills than the default:
+``python -m pytest tests/test_resume.py --kills 20``.
+"""
+
+import csv
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from rlsuite.checkpoint import CheckpointStore
+from rlsuite.types import Chunk
+
+# Odd numbers on purpose: checkpoints fall between log lines, the ring wraps, episodes are cut in
+# the middle, and the epoch of the sampler is never done at a checkpoint.
+COMMON = """
+[plan]
+total_transitions = 1_001
+warmup_transitions = 101
+updates_per_transition = 0.5
+batch_size = 33
+[run]
+threads = 1
+log_every_transitions = 70
+evaluate_every_transitions = 300
+evaluation_episodes = 2
+checkpoint_every_transitions = 60
+"""
+CASES = {
+    "sac": """
+algorithm = "sac"
+[env]
+id = "Pendulum-v1"
+num_envs = 2
+time_limit = 90
+[agent]
+hidden = [32, 32]
+[replay]
+capacity = 701
+n_step = 3
+""",
+    "sac-workers-mujoco-normalized": """
+algorithm = "sac"
+[env]
+id = "Hopper-v5"
+num_envs = 3
+workers = 1
+normalize_obs = true
+normalize_reward = true
+[agent]
+hidden = [16]
+policy_period = 2
+[replay]
+capacity = 5_000
+sampler = "uniform"
+""",
+}
+
+
+def rlsuite(*words: object) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-m", "rlsuite", *map(str, words), "--quiet"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def finish(process: subprocess.Popen) -> None:
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+
+
+def outcome(folder: Path) -> dict:
+    """Everything that must be equal: the last state, every metric, every evaluation."""
+    state = CheckpointStore(folder / "checkpoints").load()
+    for name in ("seconds", "csv_bytes"):
+        del state["run"][name]
+    with (folder / "metrics.csv").open() as file:
+        rows = [
+            {name: text for name, text in row.items() if not name.startswith("time/")}
+            for row in csv.DictReader(file)
+        ]
+    evaluations = json.loads((folder / "evaluation.json").read_text())
+    return {"state": state, "metrics": rows, "evaluations": evaluations}
+
+
+def differences(a: object, b: object, path: str = "") -> list[str]:
+    if isinstance(a, Chunk) and isinstance(b, Chunk):
+        return differences({a.name: a.tensors}, {b.name: b.tensors}, path)
+    if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
+        return [] if torch.equal(a, b) else [path]
+    if isinstance(a, dict) and isinstance(b, dict) and a.keys() == b.keys():
+        return [d for key in a for d in differences(a[key], b[key], f"{path}/{key}")]
+    if isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
+        pairs = enumerate(zip(a, b, strict=True))
+        return [d for i, (x, y) in pairs for d in differences(x, y, f"{path}/{i}")]
+    if path.endswith("/seconds"):  # how long the unfinished episodes have taken so far
+        return []
+    return [] if a == b else [path]
+
+
+def wait_for_training(process: subprocess.Popen, folder: Path, since: float) -> None:
+    log = folder / "metrics.csv"
+    while process.poll() is None and not (log.exists() and log.stat().st_mtime >= since):
+        time.sleep(0.01)
+
+
+def wait_for_a_checkpoint_being_written(process: subprocess.Popen, folder: Path) -> None:
+    while process.poll() is None and not list((folder / "checkpoints").glob(".staging-*")):
+        pass
+
+
+@pytest.fixture(scope="module")
+def references(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, float, dict]]:
+    return {}
+
+
+def reference(case: str, references: dict, tmp_path_factory: pytest.TempPathFactory) -> tuple:
+    if case not in references:
+        folder = tmp_path_factory.mktemp(case)
+        config = folder / "config.toml"
+        config.write_text(CASES[case] + COMMON)
+        process = rlsuite("train", config, "--folder", folder / "run")
+        wait_for_training(process, folder / "run", 0)
+        began = time.monotonic()
+        finish(process)
+        references[case] = (config, time.monotonic() - began, outcome(folder / "run"))
+    return references[case]
+
+
+def kill(process: subprocess.Popen) -> bool:
+    """Whether it was still running."""
+    alive = process.poll() is None
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    return alive
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_killed_and_resumed_ends_the_same(
+    case: str,
+    references: dict,
+    tmp_path_factory: pytest.TempPathFactory,
+    tmp_path: Path,
+    pytestconfig: pytest.Config,
+) -> None:
+    config, seconds, expected = reference(case, references, tmp_path_factory)
+    assert len(expected["metrics"]) >= 15 and len(expected["evaluations"]["evaluations"]) == 4
+    rng = random.Random(case)
+    killed = 0
+    for number in range(pytestconfig.getoption("kills")):
+        folder = tmp_path / str(number)
+        process = rlsuite("train", config, "--folder", folder)
+        wait_for_training(process, folder, 0)
+        if number % 2:
+            time.sleep(rng.uniform(0, 0.5) * seconds)
+            wait_for_a_checkpoint_being_written(process, folder)
+            time.sleep(rng.uniform(0, 0.01))
+        else:
+            time.sleep(rng.uniform(0, 0.95) * seconds)
+        killed += kill(process)
+        if rng.random() < 0.4:  # killed once more while it resumes
+            process, since = rlsuite("resume", folder), time.time()
+            wait_for_training(process, folder, since)
+            time.sleep(rng.uniform(0, 0.3) * seconds)
+            kill(process)
+        finish(rlsuite("resume", folder))
+        assert differences(expected, outcome(folder)) == []
+    assert killed >= pytestconfig.getoption("kills") / 2
+    print(f"{case}: {killed} runs killed, all endings identical")
+
+
+def test_stopped_by_a_signal_and_resumed_ends_the_same(
+    references: dict, tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
+) -> None:
+    """Ctrl-C saves, at a moment between the regular checkpoints, and says how to go on."""
+    config, seconds, expected = reference("sac", references, tmp_path_factory)
+    process = rlsuite("train", config, "--folder", tmp_path / "run")
+    wait_for_training(process, tmp_path / "run", 0)
+    time.sleep(0.3 * seconds)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 75
+    assert f"continue with: rlsuite resume {tmp_path / 'run'}" in errors
+    finish(rlsuite("resume", tmp_path / "run"))
+    assert differences(expected, outcome(tmp_path / "run")) == []
+
+
+def test_how_often_one_saves_changes_nothing(
+    references: dict, tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
+) -> None:
+    config, _, expected = reference("sac", references, tmp_path_factory)
+    finish(
+        rlsuite(
+            *("train", config, "--folder", tmp_path / "run"),
+            *("--run.checkpoint_every_transitions", 0),
+        )
+    )
+    assert differences(expected, outcome(tmp_path / "run")) == []
