@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import functools
 import importlib
@@ -55,8 +56,8 @@ def _registered(
     spec = gym.registry.get(env_id)
     is_mujoco = spec is not None and str(spec.entry_point).startswith("gymnasium.envs.mujoco")
     if is_mujoco:
-        # By itself MuJoCo prints warnings again and again, and appends them to a file in the working
-        # folder. What it calls instead must not raise: no Python warning.
+        # By itself MuJoCo repeats its warnings, and appends them to a file in the working folder.
+        # What it calls instead must not raise: no Python warning.
         _import_extra("mujoco", env_id, "mujoco").set_mju_user_warning(_print_once)
     if env_id.startswith("ALE/"):
         _import_extra("ale_py", env_id, "atari")
@@ -128,6 +129,8 @@ def is_resumable(make: Callable[[], gym.Env[Any, Any]], seed: int, steps: int = 
     try:
         used.action_space.seed(seed)
         actions = [used.action_space.sample() for _ in range(steps)]
+        if isinstance(used.action_space, gym.spaces.Discrete):
+            actions = [int(action) for action in actions]
         for _ in _trace(used, seed + 1, actions):
             pass
         return list(_trace(used, seed, actions)) == list(_trace(fresh, seed, actions))
@@ -141,7 +144,7 @@ def _trace(env: gym.Env[Any, Any], seed: int, actions: list[Any]) -> Iterator[li
     observation, _ = env.reset(seed=seed)
     yield _bits(observation)
     for t, action in enumerate(actions):
-        observation, reward, terminated, truncated, _ = env.step(np.copy(action)[()])
+        observation, reward, terminated, truncated, _ = env.step(copy.deepcopy(action))
         yield [*_bits(observation), *_bits([reward, terminated, truncated])]
         if terminated or truncated:
             observation, _ = env.reset(seed=seed + t + 2)

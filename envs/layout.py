@@ -57,6 +57,7 @@ class ObservationLayout:
     """
 
     def __init__(self, space: gym.Space[Any]) -> None:
+        self.space = space
         self.leaves = list(_observation_leaves(space, ()))
         if not self.leaves:
             raise UserError("the observation space is an empty Dict: nothing to observe")

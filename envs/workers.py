@@ -82,8 +82,7 @@ def _build_equal(
     actions: ActionCodec,
 ) -> LocalLanes:
     lanes, example = build_lanes(make, indices)
-    layout = ObservationLayout(example.observation_space)
-    if layout.leaves != observations.leaves or example.action_space != actions.space:
+    if (example.observation_space, example.action_space) != (observations.space, actions.space):
         raise ValueError("all environments of a vector must have the same spaces")
     return lanes
 

@@ -159,11 +159,12 @@ def _train(options: argparse.Namespace) -> int:
     name = experiment.name.replace("/", "-")
     stamp = time.strftime("%Y%m%d-%H%M%S")
     folder = options.folder or Path("runs") / f"{name}-{stamp}-seed{experiment.run.seed}"
-    print(
-        f"training {experiment.algorithm} on {experiment.env.id}, "
-        f"{experiment.plan.total_transitions:,} transitions, in {folder}",
-        file=sys.stderr,
-    )
+    if not options.quiet:
+        print(
+            f"training {experiment.algorithm} on {experiment.env.id}, "
+            f"{experiment.plan.total_transitions:,} transitions, in {folder}",
+            file=sys.stderr,
+        )
     return _finish(lambda: train(experiment, folder, quiet=options.quiet), folder, options.video)
 
 

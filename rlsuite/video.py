@@ -77,7 +77,7 @@ def _renderable(config: EnvConfig, mode: str) -> Any:
 
 def _render(env: Any) -> Any:
     try:
-        return env.render()
+        return env.unwrapped.render()  # lanes reset the environment inside Gymnasium's wrappers
     except Exception as error:  # the graphics libraries raise anything, also plain Exception
         raise UserError(
             f"cannot render {env.spec.id if env.spec else env}: {type(error).__name__}: "

@@ -1,0 +1,305 @@
+"""The update path needs no host and no dynamic shapes: shown on a fake device, and on CUDA if any.
+
+On the fake device tensors have shapes but no values, so that whatever needs a value (``.item()``,
+``if``, a boolean index) raises. A copy from the device would pass silently, hence ``NoWaiting``.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import gymnasium as gym
+import pytest
+import torch
+from sac_cases import ACT, OBS, make_batch, make_noise, weights
+from torch import Tensor
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensorMode,
+)
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
+
+import rlsuite.agents.sac
+from rlsuite.agents.sac import SAC, SACConfig
+from rlsuite.buffers import Replay, ReshuffleSampler, UniformSampler
+from rlsuite.rng import generator
+from rlsuite.types import Batch, Step, Update
+
+SMALL = SACConfig(hidden=(16, 16))
+COPIES = (torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default)
+
+
+class Waited(Exception):
+    """Host and device had to wait for one another."""
+
+
+class NoWaiting(TorchDispatchMode):
+    """Raise ``Waited`` at a result on the CPU of a tensor elsewhere, and at a blocking copy."""
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        read, made = ([t for t in tree_leaves(x) if isinstance(t, Tensor)] for x in (args, result))
+        if any(not t.is_cpu for t in read) and any(t.is_cpu for t in made):
+            raise Waited(f"{func} copies from the device")
+        # To the device too: without non_blocking the host waits until the device has it.
+        blocks = not (kwargs.get("non_blocking") or (func is COPIES[1] and args[2:] == (True,)))
+        if func in COPIES and blocks and not made[0].is_cpu and any(t.is_cpu for t in read):
+            raise Waited(f"{func} blocks")
+        return result
+
+
+@pytest.fixture(scope="module")
+def registered() -> None:
+    _setup_privateuseone_for_python_backend("fakegpu")
+
+
+@pytest.fixture
+def fakegpu(registered: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    def device_generator(*names: Any, device: Any = "cpu") -> torch.Generator | None:
+        # The fake device has no generators; a real one has.
+        return generator(*names) if str(device) == "cpu" else None
+
+    def tensor(*args: Any, device: Any = None, **kwargs: Any) -> Tensor:
+        # torch.tensor makes the copy to a device below the fake mode, where there is no device.
+        made = real_tensor(*args, **kwargs)
+        on_cpu = device is None or str(device) == "cpu"
+        return made if on_cpu else torch.zeros(made.shape, dtype=made.dtype, device=device)
+
+    real_tensor = torch.tensor
+    monkeypatch.setattr(rlsuite.agents.sac, "generator", device_generator)
+    monkeypatch.setattr(torch, "tensor", tensor)
+    with FakeTensorMode():
+        yield "fakegpu"
+
+
+def read_to_host(x: Tensor) -> Any:
+    x.cpu()
+
+
+def write_through(x: Tensor) -> Any:
+    torch.zeros(3).copy_(x, non_blocking=True)
+
+
+def write_blocking(x: Tensor) -> Any:
+    x.copy_(torch.zeros(3))
+
+
+def move_blocking(x: Tensor) -> Any:
+    torch.zeros(3).to(x.device)
+
+
+@pytest.mark.parametrize(
+    ("use", "error"),
+    [
+        (lambda x: x.sum().item(), DataDependentOutputException),
+        (lambda x: x.sum() > 0 or None, DataDependentOutputException),
+        (lambda x: x[x > 0], DynamicOutputShapeException),
+        (lambda x: x.nonzero(), DynamicOutputShapeException),
+        (lambda x: x + torch.zeros(3), RuntimeError),
+        (read_to_host, Waited),
+        (write_through, Waited),
+        (write_blocking, Waited),
+        (move_blocking, Waited),
+    ],
+    ids=["item", "if", "mask", "nonzero", "mixed", "cpu", "copy_", "blocking copy_", "blocking to"],
+)
+def test_the_fake_device_catches(
+    fakegpu: str, use: Callable[[Tensor], Any], error: type[Exception]
+) -> None:
+    x = torch.ones(3, device=fakegpu)
+    with NoWaiting(), pytest.raises(error):
+        use(x)
+
+
+def test_the_fake_device_lets_pass(fakegpu: str) -> None:
+    x = torch.ones(3, device=fakegpu)
+    with NoWaiting():
+        x.copy_(torch.zeros(3), non_blocking=True)
+        y = torch.zeros(3).to(fakegpu, non_blocking=True) + x.clone()
+    assert y.device.type == fakegpu
+
+
+def transition(num_envs: int, agent: SAC, obs: Any) -> Step:
+    """From the CPU, as environments are, but for the action."""
+    ends = torch.zeros(num_envs, dtype=torch.bool)
+    action, extra = agent.act(obs)
+    return Step(obs, action, torch.zeros(num_envs), obs, ends, ends, extra)
+
+
+def train(agent: SAC, replay: Replay, obs: Any, guard: Callable[[], Any]) -> Update:
+    """A few transitions, past the end of the ring, and two updates, all under ``guard``."""
+    with guard():
+        for _ in range(5):
+            replay.add(transition(2, agent, obs))
+        for _ in range(2):
+            batch = replay.sample(8)
+            update = agent.update(batch)
+            replay.update(batch, update.priority)
+    return update
+
+
+DEVICE_CONFIGS = {
+    "default": SMALL,
+    "fixed": SACConfig(hidden=(16,), temperature=0.2, actor_value="mean", log_std="tanh"),
+    "delayed": SACConfig(hidden=(), policy_period=2, actor_value="first", log_prob="epsilon"),
+    "AdamW": SACConfig(hidden=(16,), optimizer="AdamW"),
+}
+
+
+@pytest.mark.parametrize("config", DEVICE_CONFIGS)
+@pytest.mark.parametrize("n_step", [1, 3])
+@pytest.mark.parametrize("sampler", [UniformSampler, ReshuffleSampler])
+def test_update_path_on_the_fake_device(
+    fakegpu: str, sampler: Callable[[], Any], n_step: int, config: str
+) -> None:
+    agent = SAC(OBS, ACT, DEVICE_CONFIGS[config], device=fakegpu)
+    replay = Replay(8, sampler(), num_envs=2, device=fakegpu, n_step=n_step)
+    update = train(agent, replay, torch.randn(2, 3), NoWaiting)
+    assert update.priority.shape == (8,)
+    found = [*update.metrics.values(), update.priority, *weights(agent).values()]
+    assert {t.device.type for t in found} == {fakegpu}
+
+
+def test_dict_observations_on_the_fake_device(fakegpu: str) -> None:
+    space = gym.spaces.Dict({"pixel": gym.spaces.Box(0, 255, (2, 2), "uint8"), "state": OBS})
+    agent = SAC(space, ACT, SMALL, device=fakegpu)
+    replay = Replay(8, UniformSampler(), num_envs=2, device=fakegpu)
+    obs = {"pixel": torch.zeros(2, 2, 2, dtype=torch.uint8), "state": torch.zeros(2, 3)}
+    assert train(agent, replay, obs, NoWaiting).priority.device.type == fakegpu
+
+
+@pytest.fixture
+def traceable() -> Iterator[None]:
+    with torch._dynamo.config.patch(trace_autograd_ops=True):
+        yield
+    torch._dynamo.reset()
+
+
+def without_torchs_graph_breaks(agent: SAC) -> SAC:
+    """Make the optimizers traceable.
+
+    Breaks that are torch's, not ours: its wrappers around ``step`` (profiling hooks, switching
+    gradients on and off) break the graph, and the fused kernel is excluded from compilation.
+    """
+    for optimizer in (agent.actor_optimizer, agent.critic_optimizer, agent.temperature.optimizer):
+        for group in optimizer.param_groups:
+            group.update(fused=False, foreach=True)
+        plain = type(optimizer).step
+        while hasattr(plain, "__wrapped__"):
+            plain = plain.__wrapped__
+
+        def step(optimizer: torch.optim.Optimizer = optimizer, plain: Any = plain) -> None:
+            with torch.no_grad():
+                plain(optimizer)
+
+        optimizer.step = step
+    return agent
+
+
+def test_update_compiles_without_graph_breaks(traceable: None) -> None:
+    agent, eager = without_torchs_graph_breaks(SAC(OBS, ACT, SMALL)), SAC(OBS, ACT, SMALL)
+    # The graph is what matters here; generating code for it would take a minute.
+    learn = torch.compile(agent.learn, fullgraph=True, backend="aot_eager")
+    for i in range(3):
+        batch, noise = make_batch(32, i), make_noise(agent, 32, i)
+        update, expected = learn(batch, noise), eager.learn(batch, noise)
+        torch.testing.assert_close(update.priority, expected.priority, rtol=0, atol=1e-5)
+        after = weights(agent)
+        for name, value in weights(eager).items():
+            torch.testing.assert_close(after[name], value, rtol=0, atol=1e-5, msg=name)
+    assert agent.actor_optimizer.state_dict()["state"][0]["step"].item() == 3
+
+
+def test_a_graph_break_would_be_seen(traceable: None) -> None:
+    agent = without_torchs_graph_breaks(SAC(OBS, ACT, SMALL))
+
+    def branching(batch: Batch, noise: Tensor) -> Tensor:
+        loss = agent.learn(batch, noise).metrics["loss/actor"]
+        return loss if loss > 0 else -loss
+
+    with pytest.raises(torch._dynamo.exc.Unsupported):
+        torch.compile(branching, fullgraph=True, backend="eager")(
+            make_batch(8), make_noise(agent, 8)
+        )
+
+
+cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+
+
+@contextlib.contextmanager
+def no_synchronisation() -> Iterator[None]:
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def on_device(batch: Batch) -> Batch:
+    moved = {name: getattr(batch, name) for name in Batch.__dataclass_fields__}
+    return Batch(**{n: t.cuda() if isinstance(t, Tensor) else t for n, t in moved.items()})
+
+
+@cuda
+@pytest.mark.cuda
+@pytest.mark.parametrize("n_step", [1, 3])
+@pytest.mark.parametrize("sampler", [UniformSampler, ReshuffleSampler])
+def test_update_path_never_waits_on_cuda(sampler: Callable[[], Any], n_step: int) -> None:
+    agent = SAC(OBS, ACT, SMALL, device="cuda")
+    replay = Replay(8, sampler(), num_envs=2, device="cuda", n_step=n_step)
+    train(agent, replay, torch.randn(2, 3), contextlib.nullcontext)  # lazy initialisation may wait
+    train(agent, replay, torch.randn(2, 3), no_synchronisation)
+
+
+@cuda
+@pytest.mark.cuda
+def test_learn_is_captured_in_a_cuda_graph() -> None:
+    agent, eager = (SAC(OBS, ACT, SMALL, device="cuda") for _ in range(2))
+    batch, noise = on_device(make_batch(32)), make_noise(agent, 32).cuda()
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            agent.learn(batch, noise)
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        update = agent.learn(batch, noise)
+    for _ in range(3):
+        eager.learn(batch, noise)
+    for i in range(1, 4):
+        fresh, fresh_noise = on_device(make_batch(32, i)), make_noise(agent, 32, i).cuda()
+        for name in Batch.__dataclass_fields__:
+            if name != "extra":
+                getattr(batch, name).copy_(getattr(fresh, name))
+        noise.copy_(fresh_noise)
+        graph.replay()
+        expected = eager.learn(fresh, fresh_noise)
+        torch.testing.assert_close(update.priority, expected.priority, rtol=1e-4, atol=1e-4)
+    after = weights(agent)
+    for name, value in weights(eager).items():
+        torch.testing.assert_close(after[name], value, rtol=1e-4, atol=1e-5, msg=name)
+
+
+@cuda
+@pytest.mark.cuda
+def test_cpu_and_cuda_compute_the_same() -> None:
+    on_cpu, on_cuda = (SAC(OBS, ACT, SMALL, device=d, seed=3) for d in ("cpu", "cuda"))
+    for i in range(3):
+        batch, noise = make_batch(32, i), make_noise(on_cpu, 32, i)
+        expected = on_cpu.learn(batch, noise)
+        update = on_cuda.learn(on_device(batch), noise.cuda())
+        torch.testing.assert_close(update.priority.cpu(), expected.priority, rtol=1e-3, atol=1e-3)
+    after = weights(on_cuda)
+    for name, value in weights(on_cpu).items():
+        torch.testing.assert_close(after[name].cpu(), value, rtol=1e-3, atol=1e-4, msg=name)
+    obs = torch.zeros(20_000, 3)
+    ours, theirs = on_cpu.act(obs)[0], on_cuda.act(obs)[0].cpu()
+    for moment in (torch.mean, torch.std):
+        torch.testing.assert_close(moment(theirs, 0), moment(ours, 0), rtol=0, atol=0.03)

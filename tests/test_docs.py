@@ -1,0 +1,63 @@
+"""What the documents show is true: the README's program runs, the lists are complete."""
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from rlsuite.agents import AGENTS
+from rlsuite.logger import METRICS
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def own_loop() -> str:
+    readme = (ROOT / "README.md").read_text()
+    (program,) = re.findall(r"<!-- own-loop -->\n```python\n(.*?)```", readme, re.DOTALL)
+    return program
+
+
+def test_the_readmes_own_loop_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    program = own_loop()
+    assert len(program.splitlines()) <= 28
+    short = program.replace("10_000", "560").replace(">= 500", ">= 500 + 50")
+    assert short != program
+    exec(compile(short, "README.md", "exec"), {})
+    assert "'loss/critic'" in capsys.readouterr().out
+
+
+def test_metrics_are_documented() -> None:
+    text = (ROOT / "docs" / "metrics.md").read_text()
+    listed = re.findall(r"^\| `(.+?)` \| (.+) \|$", text, re.MULTILINE)
+    known = [
+        *METRICS.items(),
+        *(item for entry in AGENTS.values() for item in entry.metrics.items()),
+    ]
+    assert listed == known
+
+
+def test_tool_versions_agree() -> None:
+    """pre-commit, the dev extra and the constraints name the same linters."""
+    hooks = (ROOT / ".pre-commit-config.yaml").read_text()
+    project = (ROOT / "pyproject.toml").read_text()
+    constraints = (ROOT / "constraints.txt").read_text()
+    for tool, pattern in {"ruff": r"rev: v(\S+)", "mypy": r"name: mypy ([\d.]+)"}.items():
+        (version,) = re.findall(pattern, hooks)
+        assert f'"{tool}=={version}"' in project
+        assert f"{tool}=={version}\n" in constraints
+
+
+def test_readme_dependencies_are_those_of_the_project() -> None:
+    project = (ROOT / "pyproject.toml").read_text()
+    core = project.split("dependencies = [")[1].split("]")[0]
+    readme = (ROOT / "README.md").read_text().split("## Dependencies")[1]
+    for name in re.findall(r'"([a-z-]+)', core):
+        assert f"| {name} |" in readme, name
+
+
+@pytest.mark.skipif(not shutil.which("make"), reason="make is not installed")
+def test_make_knows_its_targets() -> None:
+    for target in ("train", "test"):
+        subprocess.run(["make", "--dry-run", target], cwd=ROOT, check=True, capture_output=True)
