@@ -221,7 +221,8 @@ class Replay:
                 f"set replay.capacity to {int(0.8 * available / row_bytes):,} or less"
             )
         self._fields = fields
-        self._rows = torch.empty(self.capacity, row_bytes, dtype=torch.uint8, device=self.device)
+        # Zeros, so that equal transitions are equal bytes, also between their leaves.
+        self._rows = torch.zeros(self.capacity, row_bytes, dtype=torch.uint8, device=self.device)
         self._columns = {field.path: field.view(self._rows) for field in fields}
 
     def _output(self, n: int) -> Output:

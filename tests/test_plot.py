@@ -355,7 +355,7 @@ def test_broken_files_are_named(tmp_path: Path, case: str) -> None:
 def test_folders_that_cannot_be_plotted(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no run folders to plot"):
         learning_curves([])
-    with pytest.raises(UserError, match="nowhere is not a run folder: it has no experiment.json"):
+    with pytest.raises(UserError, match=r"nowhere is not a run folder: it has no experiment\.json"):
         learning_curves([tmp_path / "nowhere"])
     with pytest.raises(UserError, match="is not a run folder"):
         learning_curves([write_run(tmp_path / "good"), tmp_path])
