@@ -162,8 +162,8 @@ class SAC:
             METRICS and, as priority, the greatest absolute error of the critics.
         """
         obs, next_obs = self._features(batch.obs), self._features(batch.next_obs)
-        assert isinstance(batch.action, Tensor) and isinstance(batch.reward, Tensor)
-        action = (batch.action.flatten(1) - self.center) / self.half_range
+        assert isinstance(batch.reward, Tensor)
+        action = (flatten_features(batch.action) - self.center) / self.half_range
         temperature = self.temperature.value()
 
         with torch.no_grad():  # eq. 5-6: the soft value of the next state, by the target critics
@@ -260,8 +260,8 @@ def _observation_size(space: gym.Space[Any]) -> int:
 def _action_bounds(space: gym.Space[Any]) -> tuple[np.ndarray, np.ndarray]:
     if not isinstance(space, gym.spaces.Box) or not np.issubdtype(space.dtype, np.floating):
         raise UserError(f"SAC needs continuous actions (a Box), the environment has {space}")
-    low, high = space.low.astype(np.float32), space.high.astype(np.float32)
     with np.errstate(over="ignore"):
+        low, high = space.low.astype(np.float32), space.high.astype(np.float32)
         if not np.isfinite(high - low).all():
             raise UserError(f"SAC needs bounded actions, the environment has {space}")
     if (low >= high).any():

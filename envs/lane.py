@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterable
 from functools import reduce
 from operator import add
 from typing import Any, NamedTuple
@@ -16,7 +17,6 @@ from typing import Any, NamedTuple
 import gymnasium as gym
 import numpy as np
 import torch
-from gymnasium import spaces
 
 from rlsuite.envs.layout import ActionCodec, Array, ObservationLayout
 from rlsuite.rng import derive_seed
@@ -29,18 +29,23 @@ def episode_seed(seed: int, env: int, number: int) -> int:
     return derive_seed(seed, "episode", env, number, bits=31)
 
 
+class End(NamedTuple):
+    """That an episode ended, and how."""
+
+    row: int
+    """Of the environment."""
+    terminated: bool
+    truncated: bool
+
+
 class Rows(NamedTuple):
     """Where environments write what a step brought; the first axis is the environment."""
 
     reward: list[float] | Array
-    terminated: Array
-    """bool; all False before, written only where True."""
-    truncated: Array
-    """bool; all False before, written only where True."""
     next_obs: list[Array]
     """One array a leaf."""
-    ended: list[int]
-    """The rows whose episode ended, appended."""
+    ends: list[End]
+    """Appended, by row."""
 
 
 class Unfinished(NamedTuple):
@@ -62,48 +67,41 @@ class Lane:
 
     def __init__(self, env: gym.Env[Any, Any], index: int) -> None:
         self.index = index
-        self._env = env
-        self._limit = sys.maxsize
-        inner = env
+        self.limit = sys.maxsize
+        """Steps after which an episode is truncated."""
+        self.length = 0
+        """Steps of the episode under way."""
+        self._env = inner = env
         while type(inner) in _PEELED:
             if isinstance(inner, gym.wrappers.TimeLimit):
-                self._limit = min(self._limit, inner._max_episode_steps)
+                self.limit = min(self.limit, inner._max_episode_steps)
             assert isinstance(inner, gym.Wrapper)
             inner = inner.env
-        self._inner = inner
-        self._is_discrete = isinstance(env.action_space, spaces.Discrete)
-        self._seed = self._number = self._length = 0
+        self.env_step = inner.step
+        """Gymnasium's ``step`` without the limit; ``length`` is to be counted beside it."""
+        self._env_reset = inner.reset
+        self._seed = self._number = 0
 
     def begin(self, seed: int, number: int) -> Any:
         """Reset for episode ``number`` of the run seeded ``seed``; the first observation."""
-        self._seed, self._number, self._length = seed, number, 0
-        return self._inner.reset(seed=episode_seed(seed, self.index, number))[0]
+        self._seed, self._number, self.length = seed, number, 0
+        return self._env_reset(seed=episode_seed(seed, self.index, number))[0]
 
     def begin_next(self) -> Any:
         """Reset for the following episode; its first observation."""
         return self.begin(self._seed, self._number + 1)
 
-    def step(self, action: Any) -> tuple[Any, float, bool, bool]:
-        """Observation, reward, terminated and truncated after one (...) action.
-
-        The environment may keep or change the array that it is given.
-        """
-        if self._is_discrete:
-            action = int(action)
-        observation, reward, terminated, truncated, _ = self._inner.step(action)
-        self._length += 1
-        return observation, float(reward), terminated, truncated or self._length >= self._limit
-
-    def replay(self, actions: Array) -> tuple[Any, float]:
-        """Repeat (t, ...) actions, t >= 1; the last observation and the sum of rewards.
+    def replay(self, actions: Iterable[Any]) -> tuple[Any, float]:
+        """Repeat actions, at least one; the last observation and the sum of rewards.
 
         The sum is NaN if the episode ended meanwhile: then it was another episode.
         """
         episode_return = 0.0
-        for action in actions.copy():
-            observation, reward, terminated, truncated = self.step(action)
-            episode_return += reward
-            if terminated or truncated:
+        for action in actions:
+            observation, reward, terminated, truncated, _ = self.env_step(action)
+            self.length += 1
+            episode_return += float(reward)
+            if terminated or truncated or self.length >= self.limit:
                 return observation, float("nan")
         return observation, episode_return
 
@@ -116,7 +114,7 @@ class Lane:
         seed = episode_seed(self._seed, self.index, self._number)
         return RuntimeError(
             f"environment {self.index}, episode {self._number} (reset seed {seed}, "
-            f"step {self._length}) raised {type(error).__name__}: {error}"
+            f"step {self.length}) raised {type(error).__name__}: {error}"
         )
 
 
@@ -235,6 +233,12 @@ class EpisodeLog:
         return is_same_obs and episode_return == self.episode_return(env)
 
 
+def _given(actions: Array) -> Iterable[Any]:
+    """(n, ...) actions as environments take them: ints, or arrays that they may keep or change."""
+    # Only Discrete actions are integers; NumPy's would overflow where Python's do not.
+    return actions.tolist() if actions.dtype.kind == "i" else actions.copy()
+
+
 class LocalLanes:
     """The first environments of a vector, stepped one after the other in this process.
 
@@ -245,7 +249,7 @@ class LocalLanes:
         self._lanes = lanes
         self._layout = layout
         self._log: EpisodeLog
-        self._actions: Array
+        self._actions: Iterable[Any]
 
     def request_begin(self, log: EpisodeLog) -> None:
         """Remember what to restore."""
@@ -267,39 +271,39 @@ class LocalLanes:
                 observation = lane.begin(seed, episode.number)
                 self._layout.check(observation)
                 if len(episode.actions):
-                    observation, returns[row] = lane.replay(episode.actions)
+                    observation, returns[row] = lane.replay(_given(episode.actions))
                 self._layout.write(observation, obs, row)
             except Exception as error:
                 raise lane.failure(error) from error
 
     def request_step(self, actions: Array) -> None:
         """Remember the actions."""
-        # The log keeps its rows; an environment may change what it is given.
-        self._actions = actions[: len(self._lanes)].copy()
+        self._actions = _given(actions[: len(self._lanes)])
 
     def step(self, rows: Rows) -> None:
         """Step, one after the other."""
-        next_obs, reward, write = rows.next_obs, rows.reward, self._layout.write
+        next_obs, rewards, write = rows.next_obs, rows.reward, self._layout.write
         bare = next_obs[0] if self._layout.is_bare else None
         row = 0
         try:
             for lane, action in zip(self._lanes, self._actions, strict=True):
-                observation, reward[row], terminated, truncated = lane.step(action)
+                observation, reward, terminated, truncated, _ = lane.env_step(action)
+                lane.length += 1
+                rewards[row] = float(reward)
                 if bare is not None:
                     bare[row] = observation
                 else:
                     write(observation, next_obs, row)
-                if terminated or truncated:
-                    rows.terminated[row] = terminated
-                    rows.truncated[row] = truncated
-                    rows.ended.append(row)
+                is_late = lane.length >= lane.limit
+                if terminated or truncated or is_late:
+                    rows.ends.append(End(row, bool(terminated), bool(truncated) or is_late))
                 row += 1
         except Exception as error:
             raise self._lanes[row].failure(error) from error
 
-    def begin_next(self, ended: list[int], obs: list[Array]) -> None:
+    def begin_next(self, ends: list[End], obs: list[Array]) -> None:
         """Reset where an episode ended."""
-        for row in ended:
+        for row, _, _ in ends:
             if row < len(self._lanes):
                 try:
                     self._layout.write(self._lanes[row].begin_next(), obs, row)

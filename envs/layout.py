@@ -68,12 +68,12 @@ class ObservationLayout:
         """Of one environment's observation."""
         return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in self.leaves)
 
-    def fresh(self, num_envs: int, count: int) -> list[tuple[Tree, list[Array]]]:
+    def fresh(self, num_envs: int, count: int) -> tuple[list[Tree], list[list[Array]]]:
         """``count`` separate trees of (num_envs, ...) zeros, and NumPy views of their leaves."""
         blocks = [fresh((num_envs, *leaf.shape), leaf.dtype, count) for leaf in self.leaves]
         trees = [self._tree(tensors) for tensors in zip(*(b[0] for b in blocks), strict=True)]
         arrays = [list(views) for views in zip(*(b[1] for b in blocks), strict=True)]
-        return list(zip(trees, arrays, strict=True))
+        return trees, arrays
 
     def write(self, observation: Any, arrays: list[Array], row: int) -> None:
         """Store what an environment returned in row ``row`` of every leaf's array."""
@@ -146,7 +146,7 @@ class ActionCodec:
                 "wrap the environment"
             )
         self.space = space
-        self.dtype: Any = space.dtype if is_box else np.int64
+        self.dtype = np.dtype(space.dtype if is_box else np.int64)
         self.shape = (num_envs, *(space.shape or ()))
 
     def encode(self, action: Tree) -> Array:
@@ -154,14 +154,16 @@ class ActionCodec:
 
         Raises ``ValueError`` if the shape is another one, or if Discrete actions are floats.
         """
-        if not isinstance(action, Tensor) or action.shape != self.shape:
-            given = tuple(action.shape) if isinstance(action, Tensor) else type(action).__name__
-            raise ValueError(f"actions must be a tensor of shape {self.shape}, not {given}")
-        if self.dtype is np.int64 and action.is_floating_point():
-            raise ValueError("Discrete actions must be integers")
+        if not isinstance(action, Tensor):
+            raise ValueError(f"actions must be a tensor, not {type(action).__name__}")
         if action.requires_grad or not action.is_cpu:
             action = action.detach().cpu()
-        return np.array(action.numpy(), self.dtype)
+        array: Array = action.numpy()
+        if array.shape != self.shape:
+            raise ValueError(f"actions must have the shape {self.shape}, not {array.shape}")
+        if array.dtype.kind == "f" and self.dtype.kind != "f":
+            raise ValueError("Discrete actions must be integers")
+        return array.astype(self.dtype)
 
     def sample(self, random: torch.Generator) -> Tensor:
         """(N, ...) uniform actions: float32 within the Box, int64 if Discrete.

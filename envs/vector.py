@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, Protocol
 
 import gymnasium as gym
 import torch
 from torch import Tensor
 
-from rlsuite.envs.lane import EpisodeLog, Lane, LocalLanes, Rows
+from rlsuite.envs.lane import End, EpisodeLog, Lane, LocalLanes, Rows
 from rlsuite.envs.layout import ActionCodec, Array, ObservationLayout, fresh
 from rlsuite.rng import generator
 from rlsuite.tree import leaves, map_tree
-from rlsuite.types import Spec, State, Stepped, Tree
+from rlsuite.types import Episode, Spec, State, Stepped, Tree
 
 
 class Lanes(Protocol):
@@ -35,7 +35,7 @@ class Lanes(Protocol):
     def step(self, rows: Rows) -> None:
         """Wait; write its rows of what the step brought."""
 
-    def begin_next(self, ended: list[int], obs: list[Array]) -> None:
+    def begin_next(self, ends: list[End], obs: list[Array]) -> None:
         """Write the first observations of the episodes that follow those that ended."""
 
     def close(self) -> None:
@@ -73,19 +73,20 @@ def episode_limit(env: gym.Env[Any, Any]) -> int | None:
 
 
 class _Output(NamedTuple):
-    reward: Tensor
-    reward_row: Array
+    """Fresh tensors for what one step returns, and views to write them."""
+
     next_obs: Tree
+    next_obs_arrays: list[Array]
+    reward: Tensor
+    reward_array: Array
     terminated: Tensor
     truncated: Tensor
-    rows: Rows
-    """Views of the tensors before."""
 
 
 # Between steps of MuJoCo, which evict torch's code from the caches, an allocation takes several
 # times as long as in a row.
-_OUTPUTS_AT_ONCE = 32
-_OUTPUT_BYTES = 1 << 18
+_OUTPUTS_AT_ONCE = 64
+_OUTPUT_BYTES = 1 << 17
 
 
 class LaneVectorEnv:
@@ -116,7 +117,7 @@ class LaneVectorEnv:
         self._seed = seed
         self._log = self._new_log()
         self._random = generator(seed, "sample_actions")
-        self._outputs: list[_Output] = []
+        self._outputs: Iterator[_Output] = iter(())
         self._is_ready = False
 
     def reset(self, seed: int | None = None) -> Tree:
@@ -141,22 +142,26 @@ class LaneVectorEnv:
         self._is_ready = False
         for lanes in self._groups:
             lanes.request_step(actions)
-        if not self._outputs:
+        output = next(self._outputs, None)
+        if output is None:
             self._outputs = self._new_outputs()
-        reward, reward_row, next_obs, terminated, truncated, rows = self._outputs.pop()
+            output = next(self._outputs)
+        rows = Rows([0.0] * len(actions), output.next_obs_arrays, [])
         for lanes in self._groups:
             lanes.step(rows)
-        reward_row[:] = rows.reward
+        output.reward_array[:] = rows.reward
         self._log.record(actions, rows.reward)
-        self._log.obs = next_obs
-        if rows.ended:
-            self._log.obs = map_tree(torch.clone, next_obs)
-            obs_rows: list[Array] = [leaf.numpy() for _, leaf in leaves(self._log.obs)]
-            for lanes in self._groups:
-                lanes.begin_next(rows.ended, obs_rows)
-        episodes = [self._log.finish(env) for env in rows.ended]
+        self._log.obs = output.next_obs
+        episodes = self._end(rows.ends, output) if rows.ends else []
         self._is_ready = True
-        return Stepped(reward, next_obs, terminated, truncated, self._log.obs, episodes)
+        return Stepped(
+            output.reward,
+            output.next_obs,
+            output.terminated,
+            output.truncated,
+            self._log.obs,
+            episodes,
+        )
 
     def sample_actions(self) -> Tree:
         """(N, ...) uniform actions: float32 within the Box, int64 if Discrete.
@@ -210,25 +215,25 @@ class LaneVectorEnv:
             lanes.close()
         self._groups = []
 
-    def _new_outputs(self) -> list[_Output]:
-        """Fresh tensors for the next steps, and where environments write them."""
+    def _end(self, ends: list[End], output: _Output) -> list[Episode]:
+        """Close the episodes that ended and begin the next ones."""
+        self._log.obs = map_tree(torch.clone, output.next_obs)
+        obs_arrays: list[Array] = [leaf.numpy() for _, leaf in leaves(self._log.obs)]
+        for lanes in self._groups:
+            lanes.begin_next(ends, obs_arrays)
+        for row, terminated, truncated in ends:
+            output.terminated[row] = terminated
+            output.truncated[row] = truncated
+        return [self._log.finish(end.row) for end in ends]
+
+    def _new_outputs(self) -> Iterator[_Output]:
         num_envs = self.spec.num_envs
         count = min(_OUTPUTS_AT_ONCE, _OUTPUT_BYTES // (num_envs * self._layout.nbytes()) + 1)
-        observations = self._layout.fresh(num_envs, count)
-        rewards = fresh((num_envs,), torch.float32, count)
-        terminated = fresh((num_envs,), torch.bool, count)
-        truncated = fresh((num_envs,), torch.bool, count)
-        return [
-            _Output(
-                rewards[0][i],
-                rewards[1][i],
-                next_obs,
-                terminated[0][i],
-                truncated[0][i],
-                Rows([0.0] * num_envs, terminated[1][i], truncated[1][i], next_obs_rows, []),
-            )
-            for i, (next_obs, next_obs_rows) in enumerate(observations)
-        ]
+        next_obs, next_obs_arrays = self._layout.fresh(num_envs, count)
+        reward, reward_arrays = fresh((num_envs,), torch.float32, count)
+        terminated, _ = fresh((num_envs,), torch.bool, count)
+        truncated, _ = fresh((num_envs,), torch.bool, count)
+        return map(_Output, next_obs, next_obs_arrays, reward, reward_arrays, terminated, truncated)
 
     def _new_log(self) -> EpisodeLog:
         return EpisodeLog(self._seed, self.spec.num_envs, self._layout, self._codec)
@@ -236,7 +241,7 @@ class LaneVectorEnv:
     def _begin(self) -> tuple[Tree, list[Array], list[float]]:
         """Bring all environments to where the log says; observations and returns there."""
         self._is_ready = False
-        ((obs, obs_rows),) = self._layout.fresh(self.spec.num_envs, 1)
+        (obs,), (obs_rows,) = self._layout.fresh(self.spec.num_envs, 1)
         returns = [0.0] * self.spec.num_envs
         for lanes in self._groups:
             lanes.request_begin(self._log)

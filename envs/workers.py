@@ -19,7 +19,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from rlsuite.envs.lane import EpisodeLog, LocalLanes, Rows, episode_seed
+from rlsuite.envs.lane import End, EpisodeLog, LocalLanes, Rows, episode_seed
 from rlsuite.envs.layout import ActionCodec, Array, ObservationLayout
 from rlsuite.envs.shared import CONTEXT, PeerDiedError, SharedRows, Slot, fence, wait_for
 from rlsuite.envs.vector import Lanes, LaneVectorEnv, build_lanes
@@ -92,12 +92,15 @@ def _answer(lanes: LocalLanes, memory: SharedRows, message: Any) -> None:
         seed, episodes = message
         lanes.restore(seed, episodes, memory.first_obs, memory.reward)
         return
-    memory.terminated[:] = False
-    memory.truncated[:] = False
-    rows = Rows(memory.reward, memory.terminated, memory.truncated, memory.next_obs, [])
+    rows = Rows(memory.reward, memory.next_obs, [])
     lanes.request_step(memory.actions)
     lanes.step(rows)
-    lanes.begin_next(rows.ended, memory.first_obs)
+    lanes.begin_next(rows.ends, memory.first_obs)
+    memory.terminated[:] = False
+    memory.truncated[:] = False
+    for row, terminated, truncated in rows.ends:
+        memory.terminated[row] = terminated
+        memory.truncated[row] = truncated
 
 
 class _Worker:
@@ -210,16 +213,15 @@ class WorkerLanes:
             self._replace(self._step_again)
         memory = self._worker.memory
         rows.reward[self._rows] = memory.reward.tolist()
-        rows.terminated[self._rows] = memory.terminated
-        rows.truncated[self._rows] = memory.truncated
         for array, shared in zip(rows.next_obs, memory.next_obs, strict=True):
             array[self._rows] = shared
-        ended = np.flatnonzero(memory.terminated | memory.truncated) + self._rows.start
-        rows.ended.extend(ended.tolist())
+        for row in np.flatnonzero(memory.terminated | memory.truncated).tolist():
+            terminated, truncated = bool(memory.terminated[row]), bool(memory.truncated[row])
+            rows.ends.append(End(self._rows.start + row, terminated, truncated))
 
-    def begin_next(self, ended: list[int], obs: list[Array]) -> None:
+    def begin_next(self, ends: list[End], obs: list[Array]) -> None:
         """Fetch the first observations; the worker made them while it stepped."""
-        for env in ended:
+        for env, _, _ in ends:
             if env in self._indices:
                 for array, shared in zip(obs, self._worker.memory.first_obs, strict=True):
                     array[env] = shared[env - self._rows.start]

@@ -32,8 +32,13 @@ def make_optimizer(name: str, params: Iterable[nn.Parameter], lr: float) -> torc
                 "install more with: pip install pytorch-optimizer"
             ) from None
         cls = getattr(pytorch_optimizer, name, None)
-    if not (isinstance(cls, type) and issubclass(cls, torch.optim.Optimizer)):
-        raise UserError(f"unknown optimizer {name!r}: not in torch.optim or pytorch-optimizer")
+    # These need a closure, or sparse gradients.
+    unusable = (torch.optim.LBFGS, torch.optim.SparseAdam)
+    if not (isinstance(cls, type) and issubclass(cls, torch.optim.Optimizer)) or cls in unusable:
+        raise UserError(
+            f"unknown optimizer {name!r}: take Adam, AdamW, RMSprop, ... of torch.optim, or one "
+            "of pytorch-optimizer"
+        )
     options: dict[str, Any] = {}
     if cls in (torch.optim.Adam, torch.optim.AdamW):
         options = {"fused": True, "capturable": params[0].is_cuda}

@@ -36,6 +36,7 @@ IGNORED = {"run.seed", "run.threads", "run.checkpoint_every_transitions", "descr
 FEWEST_FOR_IQM = 4  # of fewer seeds the interquartile mean drops none: it is called the mean
 FEWEST_FOR_BAND = 3  # fewer seeds have no interval worth the name
 RESAMPLES = 2000  # a point of a curve
+FEWEST_UNMARKED = 26  # points; a curve of one alone would not be seen
 TRAINING_POINTS = 200  # of a group's training curve; log lines can be any number
 
 
@@ -82,7 +83,7 @@ def plot_runs(folders: Sequence[Path], out: Path) -> Path:
         raise UserError(f"cannot write {out}: the name has to end in .{', .'.join(known)}")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        # Outlines of letters instead of bitmaps (Type 3), which conferences refuse.
+        # TrueType: conferences refuse matplotlib's default, Type 3.
         with matplotlib.rc_context({"pdf.fonttype": 42, "svg.fonttype": "none"}):
             figure.savefig(out, dpi=150)
     except OSError as error:
@@ -101,13 +102,17 @@ def learning_curves(folders: Sequence[Path]) -> Figure:
     Raises UserError for folders that are no runs, files that cannot be read, runs that measured
     nothing yet, two runs of one experiment and seed, and if matplotlib is missing.
     """
-    figure_type = _import_figure()
+    try:
+        # Not pyplot, whose figures are global and open windows.
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise UserError("plots need matplotlib: pip install 'rlsuite[report]'") from error
     if not folders:
         raise UserError("no run folders to plot: name at least one")
     # The same folder twice, as two patterns may give, is one run.
     records = [_read_run(folder) for folder in {f.resolve(): f for f in folders}.values()]
     wide = len(records) > 1
-    figure = figure_type(figsize=(7.0, 3.2) if wide else (4.5, 3.2), layout="constrained")
+    figure = Figure(figsize=(7.0, 3.2) if wide else (4.5, 3.2), layout="constrained")
     ids = {str(record.settings.get("env.id", "")) for record in records}
     figure.suptitle(ids.pop() if len(ids) == 1 else "", fontsize=10)
     if wide:
@@ -115,15 +120,6 @@ def learning_curves(folders: Sequence[Path]) -> Figure:
     else:
         _draw_run(figure, records[0])
     return figure
-
-
-def _import_figure() -> type[Figure]:
-    try:
-        # Not pyplot, whose figures are global and open windows.
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise UserError("plots need matplotlib: pip install 'rlsuite[report]'") from error
-    return Figure
 
 
 def _draw_run(figure: Figure, record: RunRecord) -> None:
@@ -134,7 +130,7 @@ def _draw_run(figure: Figure, record: RunRecord) -> None:
         x, y = record.evaluation_means()
         low, high = ([end(values) for _, values in record.evaluation] for end in (min, max))
         label = "evaluation: mean of episodes, lowest to highest"
-        axes.plot(x, y, color=COLOURS[0], lw=1.5, marker=_marker(x), ms=3, label=label)
+        _draw_line(axes, x, y, label, {"color": COLOURS[0], "lw": 1.5})
         axes.fill_between(x, low, high, color=COLOURS[0], alpha=0.2, lw=0)
     _add_legend(figure, [axes])
 
@@ -150,14 +146,12 @@ def _draw_groups(figure: Figure, records: list[RunRecord]) -> None:
     row = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
     for what, axes in zip(shown, row, strict=True):
         _dress(axes).set_title(what, fontsize=9)
+        axes.label_outer()
         for i, curves in enumerate(panels[what]):
-            measured = [(r, c) for r, c in zip(groups[i], curves, strict=True) if c.x.size]
-            if measured:
-                x, y = _align(what, *zip(*measured, strict=True))
+            if curves[0].x.size:
+                x, y = _align(what, groups[i], curves)
                 look = {"color": COLOURS[i % 7], "ls": STYLES[i // 7 % 4], "lw": 1.5}
                 _draw_group(axes, names[i], x, y, look)
-    for axes in row[1:]:
-        axes.set_ylabel("")
     _add_legend(figure, list(row))
 
 
@@ -174,7 +168,12 @@ def _draw_group(axes: Axes, name: str, x: Array, y: Array, look: dict[str, Any])
     elif seeds > 1:
         for single in y.T:
             axes.plot(x, single, **(look | {"lw": 0.6}), alpha=0.6, label="_one seed")
-    axes.plot(x, centre, **look, marker=_marker(x), ms=3, label=textwrap.fill(label, 60))
+    _draw_line(axes, x, np.array(centre), label, look)
+
+
+def _draw_line(axes: Axes, x: Array, y: Array, label: str, look: dict[str, Any]) -> None:
+    marker = "o" if x.size < FEWEST_UNMARKED else None
+    axes.plot(x, y, **look, marker=marker, ms=3, label=textwrap.fill(label, 60))
 
 
 def _align(what: str, records: Sequence[RunRecord], curves: Sequence[Curve]) -> tuple[Array, Array]:
@@ -190,15 +189,12 @@ def _align(what: str, records: Sequence[RunRecord], curves: Sequence[Curve]) -> 
         x = x[:: math.ceil(x.size / TRAINING_POINTS) or 1]
     else:
         x = x[np.all([np.isin(x, curve.x) for curve in curves], axis=0)]
-        if min(ends) < max(ends):
-            warnings.warn(
-                f"the curve of a group ends with its shortest run, "
-                f"{records[ends.index(min(ends))].folder}, at {min(ends):,.0f} transitions",
-                stacklevel=2,
-            )
+    if min(ends) < 0.9 * max(ends):
+        short = records[ends.index(min(ends))].folder
+        warnings.warn(f"a group's {what} curve ends where {short} does", stacklevel=2)
     if not x.size:
         folders = ", ".join(str(record.folder) for record in records)
-        raise UserError(f"no {what} return at transitions that all of these runs have: {folders}")
+        raise UserError(f"nowhere do all of these runs have {what} returns: {folders}")
     return x, np.stack([np.interp(x, *curve) for curve in curves], axis=1)
 
 
@@ -213,21 +209,15 @@ def _dress(axes: Axes) -> Axes:
     return axes
 
 
-def _marker(x: Array) -> str | None:
-    """Few points are marked: a line of one cannot be seen."""
-    return "o" if x.size <= 25 else None
-
-
 def _add_legend(figure: Figure, row: list[Axes]) -> None:
-    """One for the figure; one in each panel if they differ, where seeds lack evaluations."""
-    entries = [axes.get_legend_handles_labels() for axes in row]
-    if all(labels == entries[0][1] for _, labels in entries):
-        columns = 2 if len(row) > 1 and max(map(len, entries[0][1])) <= 50 else 1
-        look: dict[str, Any] = {"ncols": columns, "fontsize": 8, "frameon": False}
-        figure.legend(*entries[0], loc="outside lower center", **look)
-    else:
-        for axes in row:
-            axes.legend(fontsize=7)
+    """One for all panels; it takes two columns if there is room."""
+    entries: dict[str, Any] = {}
+    for axes in row:
+        handles, labels = axes.get_legend_handles_labels()
+        entries |= dict(zip(labels, handles, strict=True))
+    look: dict[str, Any] = {"loc": "outside lower center", "fontsize": 8, "frameon": False}
+    columns = 2 if len(row) > 1 and max(map(len, entries)) <= 50 else 1
+    figure.legend(list(entries.values()), list(entries), ncols=columns, **look)
 
 
 def format_count(value: float) -> str:
@@ -249,7 +239,19 @@ def _group(records: list[RunRecord]) -> list[list[RunRecord]]:
                 f"{other.folder} and {record.folder} are one experiment with one seed, which does "
                 "not count twice: leave one out"
             )
-    return [list(group.values()) for group in groups.values()]
+    return [_complete(list(group.values())) for group in groups.values()]
+
+
+def _complete(group: list[RunRecord]) -> list[RunRecord]:
+    """Without those that measured less than the others, so that all panels show the same seeds."""
+    measured = [(bool(record.evaluation), record.training.x.size > 0) for record in group]
+    complete = []
+    for record, kinds in zip(group, measured, strict=True):
+        if kinds == max(measured):
+            complete.append(record)
+        else:
+            warnings.warn(f"{record.folder} has not measured all yet: it is left out", stacklevel=2)
+    return complete
 
 
 def _names(records: list[RunRecord]) -> list[str]:
@@ -288,9 +290,7 @@ def _read_run(folder: Path) -> RunRecord:
 
 
 def _read_evaluations(path: Path) -> list[tuple[int, list[float]]]:
-    if not path.exists():  # not evaluated yet
-        return []
-    content = _read_json(path)
+    content = _read_json(path) if path.exists() else {"evaluations": []}  # not evaluated yet
     try:
         found = {
             int(_finite(entry["transitions"])): [_finite(value) for value in entry["returns"]]

@@ -20,7 +20,6 @@ from torch._subclasses.fake_tensor import (
 )
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
 import rlsuite.agents.sac
 from rlsuite.agents.sac import SAC, SACConfig
@@ -54,13 +53,8 @@ class NoWaiting(TorchDispatchMode):
         return result
 
 
-@pytest.fixture(scope="module")
-def registered() -> None:
-    _setup_privateuseone_for_python_backend("fakegpu")
-
-
 @pytest.fixture
-def fakegpu(registered: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def fakegpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     def device_generator(*names: Any, device: Any = "cpu") -> torch.Generator | None:
         # The fake device has no generators; a real one has.
         return generator(*names) if str(device) == "cpu" else None

@@ -21,7 +21,7 @@ def own_loop() -> str:
 
 def test_the_readmes_own_loop_runs(capsys: pytest.CaptureFixture[str]) -> None:
     program = own_loop()
-    assert len(program.splitlines()) <= 28
+    assert len(program.splitlines()) <= 25
     short = program.replace("10_000", "560").replace(">= 500", ">= 500 + 50")
     assert short != program
     exec(compile(short, "README.md", "exec"), {})

@@ -241,7 +241,9 @@ def test_training_returns_are_interpolated_where_all_seeds_have_been(tmp_path: P
         write_run(tmp_path / "a", training=[(1000, 0), (3000, 20)]),
         write_run(tmp_path / "b", training=[(2000, 4), (4000, 8)], run_seed=1),
     ]
-    line = curves(learning_curves(runs).axes[1])["sac/halfcheetah: mean of 2 seeds"]
+    with pytest.warns(UserWarning, match=r"training curve ends where .*a does"):
+        figure = learning_curves(runs)
+    line = curves(figure.axes[1])["sac/halfcheetah: mean of 2 seeds"]
     np.testing.assert_allclose(line.get_xydata(), [(2000, 7), (3000, 13)])
 
 
@@ -257,23 +259,40 @@ def test_long_training_curves_are_thinned(tmp_path: Path) -> None:
 def test_a_group_ends_with_its_shortest_run_aloud(tmp_path: Path) -> None:
     runs = write_seeds(tmp_path, [0, 10])
     short = write_run(tmp_path / "short", run_seed=2, evaluations=[(10_000, [20.0])])
-    with pytest.warns(UserWarning, match=r"short, at 10,000 transitions"):
+    with pytest.warns(UserWarning, match=r"evaluation curve ends where .*short does"):
         axes = learning_curves([*runs, short]).axes[0]
     line = curves(axes)["sac/halfcheetah: mean of 3 seeds, 95 % interval"]
     assert line.get_xydata().tolist() == [[10_000, 10]]
+    assert line.get_marker() == "o"  # or it would not be seen
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         learning_curves(runs)
 
 
-def test_seeds_without_evaluations_are_not_counted(tmp_path: Path) -> None:
+def test_a_seed_without_evaluations_is_left_out_aloud(tmp_path: Path) -> None:
     runs = write_seeds(tmp_path, [0, 10])
-    runs.append(write_run(tmp_path / "begun", run_seed=2, evaluations=None))
-    figure = learning_curves(runs)
-    assert legends(figure) == [
-        ["sac/halfcheetah: mean of 2 seeds"],
-        ["sac/halfcheetah: mean of 3 seeds, 95 % interval"],
+    begun = write_run(tmp_path / "begun", run_seed=2, evaluations=None, training=[(1000, 9.0)])
+    with pytest.warns(UserWarning, match="begun has not measured all yet: it is left out"):
+        figure = learning_curves([*runs, begun])
+    label = "sac/halfcheetah: mean of 2 seeds"
+    assert legends(figure) == [[label]]
+    for axes in figure.axes:
+        assert curves(axes)[label].get_xdata().tolist() == list(STEPS)
+
+
+def test_groups_may_measure_different_things(tmp_path: Path) -> None:
+    runs = [
+        write_run(tmp_path / "a"),
+        write_run(tmp_path / "b", config="sac/begun", agent_lr_actor=1.0, evaluations=None),
     ]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        figure = learning_curves(runs)
+    a, b = "sac/halfcheetah: 1 seed", "sac/begun: 1 seed"
+    assert [curves(axes).keys() for axes in figure.axes] == [{"", a}, {"", a, b}]
+    assert legends(figure) == [[a, b]]
+    colours = [curves(axes)[a].get_color() for axes in figure.axes]
+    assert colours[0] == colours[1] != curves(figure.axes[1])[b].get_color()
 
 
 def test_one_run_named_twice_counts_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -294,8 +313,8 @@ def test_seeds_that_never_meet_are_refused(tmp_path: Path) -> None:
         write_run(tmp_path / "b", evaluations=[(2000, [1.0])], run_seed=1),
     ]
     with (
-        pytest.warns(UserWarning, match="at 1,000"),
-        pytest.raises(UserError, match="no evaluation return at transitions that all"),
+        pytest.warns(UserWarning, match="ends where"),
+        pytest.raises(UserError, match="nowhere do all of these runs have evaluation returns"),
     ):
         learning_curves(runs)
 

@@ -37,7 +37,8 @@ def saturate(agent: SAC, sign: float) -> SAC:
         ACT,
         gym.spaces.Box(-2, 2, (1,), np.float32),
         gym.spaces.Box(
-            np.array([[-1, 0, 2], [-5, -1, 0]]), np.array([[1, 4, 3], [5, 0, 9]]), dtype=np.float32
+            np.array([[-1, 0, 2], [-5, -1, 0]], np.float32),
+            np.array([[1, 4, 3], [5, 0, 9]], np.float32),
         ),
     ],
     ids=str,
@@ -101,8 +102,8 @@ def test_without_exploration_the_squashed_mean() -> None:
         gym.spaces.Discrete(3),
         gym.spaces.MultiBinary(3),
         gym.spaces.Box(-np.inf, np.inf, (2,), np.float32),
-        gym.spaces.Box(np.array([-1.0, -np.inf]), np.array([1.0, 1.0])),
-        gym.spaces.Box(np.array([0.0, 1.0]), np.array([1.0, 1.0])),
+        gym.spaces.Box(np.array([-1, -np.inf], np.float32), np.ones(2, np.float32)),
+        gym.spaces.Box(np.array([0, 1], np.float32), np.ones(2, np.float32)),
         gym.spaces.Box(0, 5, (2,), np.int64),
         gym.spaces.Dict({"a": ACT}),
         gym.spaces.Box(-1e300, 1e300, (1,), np.float64),

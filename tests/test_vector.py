@@ -404,7 +404,7 @@ def test_failing_environment_is_named_and_reset_recovers():
 def test_wrong_actions_are_refused():
     envs = SerialVectorEnv(functools.partial(SampleEnv, "discrete", "discrete"), 2)
     envs.reset()
-    with pytest.raises(ValueError, match=r"shape \(2,\), not \(2, 1\)"):
+    with pytest.raises(ValueError, match=r"the shape \(2,\), not \(2, 1\)"):
         envs.step(torch.zeros(2, 1, dtype=torch.int64))
     with pytest.raises(ValueError, match="integers"):
         envs.step(torch.zeros(2))
