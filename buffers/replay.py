@@ -121,6 +121,7 @@ class Replay:
         self.sampler = sampler
         self.steps_added = 0
         """Vectorised steps ever added; the write head is this modulo ``steps``."""
+        self.cuts = 0
         self._fields: list[Field] = []
         self._rows = torch.empty(0, 0, dtype=torch.uint8, device=self.device)
         self._columns: dict[str, Tensor] = {}
@@ -182,6 +183,15 @@ class Replay:
         """Hand (B,) priorities of a sampled batch to the sampler."""
         if priority is not None:
             self.sampler.update(batch.index, priority)
+
+    def cut(self, envs: list[int]) -> None:
+        """Mark the newest transition of these environments truncated: the next does not follow."""
+        if self.steps_added and envs:
+            self.cuts += 1
+            start = (self.steps_added - 1) % self.steps * self.num_envs
+            for env in envs:
+                row = self._columns["truncated"][start + env]
+                row.copy_(row | ~self._columns["terminated"][start + env])
 
     def _sum_steps(self, slots: Tensor, output: Output) -> Batch:
         """Section 8.4 of the replay's notes: R = sum of discount**k r_k over the rows alive."""
@@ -257,6 +267,7 @@ class Replay:
         """Rows in pieces that a checkpoint writes only if they changed, and the sampler."""
         return {
             "steps_added": self.steps_added,
+            "cuts": self.cuts,
             "capacity": self.capacity,
             "num_envs": self.num_envs,
             "row_bytes": self._rows.shape[1],
@@ -278,7 +289,7 @@ class Replay:
                 raise UserError(
                     f"the saved replay has {key} {state[key]}, this one {getattr(self, key)}"
                 )
-        self.steps_added = state["steps_added"]
+        self.steps_added, self.cuts = state["steps_added"], state["cuts"]
         self.sampler.load_state_dict(state["sampler"])
         if not state["fields"]:
             return
@@ -303,7 +314,7 @@ class Replay:
             last = self.steps_added - 1
         elif last >= self.steps_added:
             last -= self.steps
-        return Chunk(f"rows-{start}-{last}", {"rows": self._rows[start:stop]})
+        return Chunk(f"rows-{start}-{last}-{self.cuts}", {"rows": self._rows[start:stop]})
 
 
 def _flatten(step: Step) -> dict[str, Tensor]:

@@ -218,6 +218,11 @@ class NormalizedVectorEnv:
         """(N, ...) uniformly random actions from the environment's own generator."""
         return self._envs.sample_actions()
 
+    @property
+    def lost(self) -> list[int]:
+        """Environments whose unfinished episode the last ``load_state_dict`` could not restore."""
+        return self._envs.lost
+
     def observe(self) -> Tree:
         """(N, ...) what to act on now, as the last step returned it."""
         return self._obs

@@ -117,6 +117,8 @@ class LaneVectorEnv:
         self._seed = seed
         self._log = self._new_log()
         self._random = generator(seed, "sample_actions")
+        self.lost: list[int] = []
+        """Environments whose unfinished episode the last ``load_state_dict`` could not restore."""
         self._outputs: Iterator[_Output] = iter(())
         self._is_ready = False
 
@@ -196,6 +198,7 @@ class LaneVectorEnv:
             lost = [
                 env for env in lost if not self._log.is_restored(env, obs_rows, env, returns[env])
             ]
+        self.lost = lost
         if lost:
             warnings.warn(
                 f"the unfinished episodes of environments {lost} cannot be restored exactly; "

@@ -32,7 +32,7 @@ def replay_loop(
     after a checkpoint if a stop was asked for.
     """
     due = Due(plan.updates_per_transition)
-    obs = run.restore(envs, agent=agent, replay=replay, due=due)
+    obs = run.restore(envs, replay, agent=agent, due=due)
     while run.transitions < plan.total_transitions:
         warming_up = run.transitions < plan.warmup_transitions
         action, extra = (envs.sample_actions(), {}) if warming_up else agent.act(obs)

@@ -18,7 +18,7 @@ from rlsuite.errors import UserError
 from rlsuite.evaluate import Evaluation
 from rlsuite.logger import METRICS, MetricsLog, Progress
 from rlsuite.settings import Count, PositiveCount, settings
-from rlsuite.types import Episode, Metrics, State, Stateful, Tree, VectorEnv
+from rlsuite.types import Episode, Metrics, ReplayMemory, State, Stateful, Tree, VectorEnv
 
 
 @settings
@@ -83,12 +83,12 @@ class Run:
         self._line_transitions = 0
         self._stop_signal: int | None = None
 
-    def restore(self, envs: VectorEnv, **parts: Stateful) -> Tree:
-        """Load ``envs`` and all parts from the newest good checkpoint, or reset ``envs``.
+    def restore(self, envs: VectorEnv, replay: ReplayMemory, **parts: Stateful) -> Tree:
+        """Load everything from the newest good checkpoint, or reset ``envs``.
 
         Returns the observations to act on.
         """
-        self._parts = {"envs": envs, **parts}
+        self._parts = {"envs": envs, "replay": replay, **parts}
         state = self._store.load()
         offset = 0
         if state is None:
@@ -96,6 +96,7 @@ class Run:
         else:
             for name, part in self._parts.items():
                 part.load_state_dict(state[name])
+            replay.cut(envs.lost)
             obs = envs.observe()
             offset = self._load(state["run"])
         self._write_evaluations()  # drops those that were made after the checkpoint

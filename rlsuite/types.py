@@ -188,6 +188,9 @@ class ReplayMemory(Stateful, Protocol):
     def update(self, batch: Batch, priority: Tensor | None) -> None:
         """Pass priorities to the sampler."""
 
+    def cut(self, envs: list[int]) -> None:
+        """End the episodes under way in these environments: what is added next does not follow."""
+
 
 class VectorEnv(Protocol):
     """``N`` environments stepped together, each reset by itself when its episode ends.
@@ -197,6 +200,10 @@ class VectorEnv(Protocol):
     """
 
     spec: Spec
+
+    @property
+    def lost(self) -> list[int]:
+        """Environments whose unfinished episode the last ``load_state_dict`` could not restore."""
 
     def reset(self, seed: int | None = None) -> Tree:
         """Begin episode 0 everywhere; (N, ...) observations."""

@@ -201,7 +201,7 @@ def test_a_nan_names_the_tensor_and_keeps_the_last_good_checkpoint(
     message = failure(
         capsys,
         *("train", "sac/pendulum", "--quiet", "--folder", folder, *TINY),
-        *("--env.id", "tests.toy_nan:make", "--run.checkpoint_every_transitions", "210"),
+        *("--env.id", "tests.toy_faults:make", "--run.checkpoint_every_transitions", "210"),
         *("--run.log_every_transitions", "1000"),
     )
     assert "loss/" in message or "agent/" in message

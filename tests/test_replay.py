@@ -177,6 +177,31 @@ def test_saving_costs_what_is_new(tmp_path, monkeypatch: pytest.MonkeyPatch) -> 
     assert len(inodes) > 5
 
 
+def test_a_cut_episode_is_not_summed_over() -> None:
+    """After a cut, n-step sums stop at the newest transition, which then counts as truncated."""
+    replay = Replay(10, UniformSampler(), num_envs=2, n_step=3, discount=0.5)
+
+    def step(value: float) -> Step:
+        x, no = torch.full((2,), value), torch.zeros(2, dtype=torch.bool)
+        return Step(x, x, x, x + 1, no, no)
+
+    replay.add(step(0))
+    replay.add(step(1))
+    replay.cut([1])
+    replay.add(step(2))
+    batch = replay.sample(200)
+    for obs, reward, truncated, index in zip(
+        batch.obs, batch.reward, batch.truncated, batch.index, strict=True
+    ):
+        if index == 3:
+            assert (float(reward), bool(truncated)) == (1.0, True)
+        if index == 1:
+            assert (float(reward), bool(truncated)) == (0.5, True)
+        if index == 0:
+            assert (float(reward), bool(truncated)) == (0.5 + 0.25 * 2, False)
+        assert obs == index // 2
+
+
 def test_wrong_use_is_named() -> None:
     with pytest.raises(ValueError, match="discount in"):
         Replay(10, UniformSampler(), discount=1.5)

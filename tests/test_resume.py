@@ -207,3 +207,30 @@ def test_how_often_one_saves_changes_nothing(
         )
     )
     assert differences(expected, outcome(tmp_path / "run")) == []
+
+
+def test_an_environment_that_does_not_repeat_itself(tmp_path: Path) -> None:
+    """Said aloud at the start and when resuming; the run still ends well, on new episodes."""
+    config = tmp_path / "config.toml"
+    config.write_text(
+        CASES["sac"].replace("Pendulum-v1", "tests.toy_faults:make_unseeded") + COMMON
+    )
+    folder = tmp_path / "run"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "rlsuite", "train", str(config), "--folder", str(folder)],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while not (folder / "checkpoints" / "latest").exists():
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 75, errors
+    assert "does not repeat itself" in errors
+    result = subprocess.run(
+        [sys.executable, "-m", "rlsuite", "resume", str(folder)], capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr
+    assert "their next episodes begin" in result.stderr
+    state = CheckpointStore(folder / "checkpoints").load()
+    assert state["replay"]["cuts"] == 1 and state["run"]["transitions"] >= 1_001
