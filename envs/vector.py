@@ -188,9 +188,9 @@ class LaneVectorEnv:
         Where that does not lead to the same observation and return, bit for bit, or if
         ``spec.resumable`` is False, the episode is given up with a warning and the next one begins.
         """
-        self._seed = state["seed"]
         self._log = self._new_log()
         self._log.load_state_dict(state)
+        self._seed = self._log.seed
         self._random.set_state(state["generator"])
         lost = list(range(self.spec.num_envs))
         if self.spec.resumable:

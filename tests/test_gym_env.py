@@ -139,6 +139,19 @@ def test_other_mistakes(env_id, arguments, part):
     assert repr(env_id) in str(error.value)
 
 
+def test_other_missing_packages_are_explained_in_one_line():
+    def needs_a_package():
+        raise gym.error.DependencyNotInstalled("box is missing:\n  pip install box")
+
+    gym.register("Needy-v0", needs_a_package)
+    try:
+        with pytest.raises(UserError) as error:
+            make_env("Needy-v0")
+    finally:
+        del gym.registry["Needy-v0"]
+    assert str(error.value) == "environment 'Needy-v0': box is missing: pip install box"
+
+
 @pytest.mark.parametrize(
     ("env_id", "module", "extra"),
     [("Hopper-v5", "mujoco", "mujoco"), ("ALE/Pong-v5", "ale_py", "atari")],
