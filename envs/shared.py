@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import math
 import multiprocessing
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -35,6 +36,8 @@ class Slot:
 
 _POLLS = 20_000
 """About a millisecond, then naps begin."""
+_POLLS_PER_YIELD = 100
+"""The core is offered to others that often, or one that waits would keep out whom it waits for."""
 _NAPS_SECONDS = (50e-6, 2e-3)
 """Each is a tenth longer than the one before, from the first to the second."""
 
@@ -43,6 +46,8 @@ class PeerDiedError(Exception):
     """The process that was waited for is gone."""
 
 
+# Windows has no such call; a sleep of zero does the same there.
+_yield_core: Callable[[], None] = getattr(os, "sched_yield", lambda: time.sleep(0))
 _LOCK = threading.Lock()
 
 
@@ -59,9 +64,11 @@ def wait_for(
     control: memoryview[int], slot: int, value: int, is_peer_alive: Callable[[], bool]
 ) -> None:
     """Return once ``control[slot]`` is at least ``value``. Raises ``PeerDiedError``."""
-    for _ in range(_POLLS):
+    for poll in range(_POLLS):
         if control[slot] >= value:
             return fence()
+        if not poll % _POLLS_PER_YIELD:
+            _yield_core()
     nap, longest = _NAPS_SECONDS
     while control[slot] < value:
         if not is_peer_alive() and control[slot] < value:

@@ -132,15 +132,7 @@ def train(experiment: Experiment, folder: Path, *, quiet: bool = False) -> Evalu
             "another one with --folder"
         )
     run = replace(experiment.run, threads=experiment.run.threads or os.cpu_count() or 1)
-    experiment = replace(experiment, run=run)
-    envs = build_envs(experiment)  # before the folder is made: most mistakes show here
-    find_device(experiment.run.device)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / EXPERIMENT).write_text(json.dumps(_record(experiment), indent=1))
-    except OSError as error:
-        raise UserError(f"cannot write the run folder {folder}: {error.strerror}") from error
-    return _run(experiment, envs, folder, quiet)
+    return _run(replace(experiment, run=run), folder, quiet, is_new=True)
 
 
 def resume(folder: Path, *, quiet: bool = False) -> Evaluation:
@@ -148,24 +140,27 @@ def resume(folder: Path, *, quiet: bool = False) -> Evaluation:
 
     A finished run just returns its last evaluation. Raises UserError if it is no run folder.
     """
-    experiment = read_experiment(folder)
-    return _run(experiment, build_envs(experiment), folder, quiet)
+    return _run(read_experiment(folder), folder, quiet, is_new=False)
 
 
-def _run(experiment: Experiment, envs: VectorEnv, folder: Path, quiet: bool) -> Evaluation:
+def _run(experiment: Experiment, folder: Path, quiet: bool, *, is_new: bool) -> Evaluation:
     torch.set_num_threads(experiment.run.threads or 1)
+    envs = build_envs(experiment)
     agent = build_agent(experiment, envs.spec)
     evaluation_envs = build_evaluation(experiment, envs)
+    replay = build_replay(experiment)
     seed = derive_seed(experiment.run.seed, "evaluation", bits=31)
 
     def run_evaluation(transitions: int) -> Evaluation:
         return evaluate(agent, evaluation_envs, seed=seed, transitions=transitions)
 
+    if is_new:  # only now: most mistakes have shown by here
+        _write_record(experiment, folder)
     metrics = AGENTS[experiment.algorithm].metrics
     total = experiment.plan.total_transitions
     try:
         with Run(folder, experiment.run, total, metrics, run_evaluation, quiet=quiet) as run:
-            replay_loop(agent, envs, build_replay(experiment), experiment.plan, run)
+            replay_loop(agent, envs, replay, experiment.plan, run)
     finally:
         envs.close()
         evaluation_envs.close()
@@ -202,13 +197,14 @@ def load(folder: str | Path) -> Any:
     ``agent.act(obs, explore=False)`` takes (N, ...) observations as the environment gives them.
     Raises UserError if there is no run or no checkpoint in the folder.
     """
-    folder = Path(folder)
-    experiment = read_experiment(folder)
+    return _load_agent(read_experiment(Path(folder)), load_state(Path(folder)))
+
+
+def _load_agent(experiment: Experiment, state: dict[str, Any]) -> Any:
     env = env_maker(experiment.env)()
     spec = Spec(1, env.observation_space, env.action_space, None)
     env.close()
     agent = build_agent(experiment, spec)
-    state = load_state(folder)
     agent.load_state_dict(state["agent"])
     if experiment.env.normalize_obs:
         obs_norm = ObsNorm()
@@ -233,8 +229,8 @@ def evaluate_run(
     By default with the episodes and seeds of the run's own evaluations.
     """
     experiment = read_experiment(folder)
-    agent = load(folder)
-    transitions = load_state(folder)["run"]["transitions"]
+    state = load_state(folder)
+    agent, transitions = _load_agent(experiment, state), state["run"]["transitions"]
     run = replace(
         experiment.run, evaluation_episodes=episodes or experiment.run.evaluation_episodes
     )
@@ -245,6 +241,14 @@ def evaluate_run(
         return evaluate(agent, envs, seed=seed, transitions=transitions)
     finally:
         envs.close()
+
+
+def _write_record(experiment: Experiment, folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / EXPERIMENT).write_text(json.dumps(_record(experiment), indent=1))
+    except OSError as error:
+        raise UserError(f"cannot write the run folder {folder}: {error.strerror}") from error
 
 
 def _record(experiment: Experiment) -> dict[str, Any]:

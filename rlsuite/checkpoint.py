@@ -33,11 +33,8 @@ class CheckpointStore:
     """The checkpoints of one run; the two newest are kept."""
 
     def __init__(self, folder: Path) -> None:
-        """``folder`` is made; remains of a write that was killed are removed."""
+        """Nothing is read or made yet."""
         self.folder = folder
-        folder.mkdir(parents=True, exist_ok=True)
-        for stale in folder.glob(f"{STAGING}*"):
-            shutil.rmtree(stale, ignore_errors=True)
 
     def save(self, transitions: int, state: State) -> Path:
         """Write ``state`` so that it survives a crash right after; returns its folder.
@@ -48,7 +45,7 @@ class CheckpointStore:
         staging = self.folder / f"{STAGING}{transitions:012d}"
         final = self.folder / f"{transitions:012d}"
         try:
-            staging.mkdir()
+            staging.mkdir(parents=True)
             _write(staging, state, previous=self._latest())
             if final.exists():
                 shutil.rmtree(final)
@@ -69,9 +66,29 @@ class CheckpointStore:
     def load(self) -> State | None:
         """The newest state that passes its check, or None if nothing was ever saved.
 
-        A broken checkpoint is named in a warning and the one before is taken. Raises UserError if
-        there are only broken ones.
+        Changes nothing, so that a run can be looked at while it trains. A broken checkpoint is
+        named in a warning and the one before is taken. Raises UserError if there are only broken
+        ones.
         """
+        state, _ = self._load()
+        return state
+
+    def recover(self) -> State | None:
+        """``load`` for whoever goes on writing.
+
+        Also removes what is left of a write that was killed, and checkpoints that are broken.
+        """
+        for stale in self.folder.glob(f"{STAGING}*"):
+            shutil.rmtree(stale, ignore_errors=True)
+        state, found = self._load()
+        for other in self._folders():
+            if found and other > found:
+                shutil.rmtree(other)
+        if found:
+            self._point_to(found)
+        return state
+
+    def _load(self) -> tuple[State | None, Path | None]:
         latest = self._latest()
         folders = [f for f in [latest] if f] + [f for f in self._folders() if f != latest]
         problems = []
@@ -83,15 +100,14 @@ class CheckpointStore:
                 continue
             for problem in problems:
                 warnings.warn(f"{problem}; taking {folder.name} instead", stacklevel=2)
-            self._point_to(folder)
-            return state
+            return state, folder
         if problems:
             raise UserError(f"{problems[0]}; no other checkpoint is left: train anew")
-        return None
+        return None, None
 
     def _folders(self) -> list[Path]:
         """Newest first."""
-        return sorted((p for p in self.folder.iterdir() if p.name.isdigit()), reverse=True)
+        return sorted((p for p in self.folder.glob("*") if p.name.isdigit()), reverse=True)
 
     def _latest(self) -> Path | None:
         pointer = self.folder / "latest"

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Self
 
+import filelock
 from torch import Tensor
 
 from rlsuite.checkpoint import CheckpointStore, find_nonfinite
@@ -73,6 +74,8 @@ class Run:
         self._evaluate = evaluate
         self._quiet = quiet
         self._store = CheckpointStore(folder / "checkpoints")
+        # The system lets go of it when the process ends, however it ends.
+        self._lock = filelock.FileLock(folder / "lock")
         self._parts: dict[str, Stateful] = {}
         self._log: MetricsLog
         self._progress: Progress
@@ -89,7 +92,7 @@ class Run:
         Returns the observations to act on.
         """
         self._parts = {"envs": envs, "replay": replay, **parts}
-        state = self._store.load()
+        state = self._store.recover()
         offset = 0
         if state is None:
             obs = envs.reset()
@@ -141,7 +144,14 @@ class Run:
             raise Stopped(signal.Signals(self._stop_signal or 0).name)
 
     def __enter__(self) -> Self:
-        """Take over the stop signals."""
+        """Take the run folder and the stop signals.
+
+        Raises UserError if another process has the folder.
+        """
+        try:
+            self._lock.acquire(timeout=0)
+        except filelock.Timeout:
+            raise UserError(f"another process is training in {self.folder}") from None
         self._handlers = {
             number: signal.signal(number, self._on_signal)
             for number in (signal.SIGINT, signal.SIGTERM)
@@ -154,13 +164,14 @@ class Run:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Give the signals back and close the log."""
+        """Give signals and folder back and close the log."""
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
         if hasattr(self, "_progress"):
             self._progress.close()
         if hasattr(self, "_log"):
             self._log.close()
+        self._lock.release()
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self._stop_signal is not None:

@@ -90,11 +90,25 @@ def test_a_broken_checkpoint_gives_way_to_the_one_before(
         path.write_bytes(content[: len(content) // 2])
     else:
         path.write_bytes(content[:-3] + bytes([content[-3] ^ 1]) + content[-2:])
-    with pytest.warns(UserWarning, match=r"broken checkpoint.*taking 000000000010"):
-        assert store.load()["n"] == 10
-    assert store.load()["n"] == 10  # the pointer has moved: no second warning
+    for read_it in (store.load, store.recover):
+        with pytest.warns(UserWarning, match=r"broken checkpoint.*taking 000000000010"):
+            assert read_it()["n"] == 10
+    assert store.recover()["n"] == 10  # it is gone: no further warning
     store.save(20, state_at(20))
     assert store.load()["n"] == 20
+
+
+def test_looking_at_a_run_changes_nothing(tmp_path: Path) -> None:
+    """Another process may be in the middle of a write."""
+    store = CheckpointStore(tmp_path / "checkpoints")
+    assert store.load() is None and not store.folder.exists()
+    store.save(10, state_at(10))
+    staging = store.folder / ".staging-000000000020"
+    staging.mkdir()
+    assert CheckpointStore(store.folder).load()["n"] == 10
+    assert staging.exists()
+    assert CheckpointStore(store.folder).recover()["n"] == 10
+    assert not staging.exists()
 
 
 def test_only_broken_ones_is_an_error(tmp_path: Path) -> None:
@@ -164,7 +178,7 @@ from pathlib import Path
 from rlsuite.checkpoint import CheckpointStore
 from rlsuite.types import Chunk
 store = CheckpointStore(Path(sys.argv[1]))
-state = store.load()
+state = store.recover()
 n = state["n"] if state else 0
 print("ready", flush=True)
 while True:

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import filelock
 import pytest
 
 import rlsuite
@@ -104,6 +105,23 @@ def test_an_existing_run_folder_is_kept(trained: Path, capsys: pytest.CaptureFix
     before = (trained / "metrics.csv").read_bytes()
     assert f"rlsuite resume {trained}" in failure(capsys, *TRAIN, "--folder", trained, *TINY)
     assert (trained / "metrics.csv").read_bytes() == before
+
+
+def test_two_processes_do_not_train_in_one_folder(
+    broken: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with filelock.FileLock(broken / "lock"):
+        message = failure(capsys, "resume", broken, "--quiet")
+        assert f"another process is training in {broken}" in message
+        assert main(["evaluate", str(broken), "--episodes", "1"]) == 0
+
+
+def test_a_refused_experiment_leaves_no_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for setting in (("--env.id", "CartPole-v1"), ("--run.device", "cuda:7")):
+        failure(capsys, *TRAIN, "--quiet", "--folder", tmp_path / "run", *setting)
+        assert not (tmp_path / "run").exists()
 
 
 def damage_experiment(run: Path) -> None:
@@ -210,7 +228,7 @@ def test_a_nan_names_the_tensor_and_keeps_the_last_good_checkpoint(
 
 def test_train_leaves_what_it_says(trained: Path) -> None:
     names = {path.name for path in trained.iterdir()}
-    assert names == {
+    assert names - {"lock"} == {
         *("experiment.json", "metrics.csv", "tensorboard", "checkpoints"),
         *("evaluation.json", "learning_curve.png"),
     }

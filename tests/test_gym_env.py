@@ -132,6 +132,7 @@ def test_mistakes_are_explained_in_one_line(env_id, arguments, message):
         ("toy_envs:make_counting", {"kwargs": {"size": 1}}, "unexpected keyword argument 'size'"),
     ],
 )
+@pytest.mark.filterwarnings("ignore:.*out of date")
 def test_other_mistakes(env_id, arguments, part):
     with pytest.raises(UserError) as error:
         make_env(env_id, **arguments)

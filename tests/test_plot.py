@@ -220,6 +220,14 @@ def test_groups_of_several_configs_are_named_by_them(tmp_path: Path) -> None:
     figure = learning_curves(runs)
     assert legends(figure) == [["sac/halfcheetah: mean of 2 seeds", "sac/hopper: mean of 2 seeds"]]
     assert figure.get_suptitle() == ""
+    runs.append(write_run(tmp_path / "c", env_time_limit=50))
+    assert legends(learning_curves(runs)) == [
+        [
+            "sac/halfcheetah, env.time_limit=unset: mean of 2 seeds",
+            "sac/hopper: mean of 2 seeds",
+            "sac/halfcheetah, env.time_limit=50: 1 seed",
+        ]
+    ]
 
 
 def test_threads_and_checkpoints_do_not_make_another_experiment(tmp_path: Path) -> None:
@@ -293,6 +301,8 @@ def test_groups_may_measure_different_things(tmp_path: Path) -> None:
     assert legends(figure) == [[a, b]]
     colours = [curves(axes)[a].get_color() for axes in figure.axes]
     assert colours[0] == colours[1] != curves(figure.axes[1])[b].get_color()
+    solved = write_run(tmp_path / "c", config="solver", agent_lr_actor=2.0, training=[])
+    assert legends(learning_curves([solved, *runs])) == [["solver: 1 seed", a, b]]
 
 
 def test_one_run_named_twice_counts_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -305,6 +315,15 @@ def test_two_runs_of_one_seed_are_refused(tmp_path: Path) -> None:
     runs = [write_run(tmp_path / "a"), write_run(tmp_path / "copy")]
     with pytest.raises(UserError, match="copy are one experiment with one seed"):
         learning_curves(runs)
+
+
+def test_evaluations_are_not_interpolated(tmp_path: Path) -> None:
+    runs = [
+        write_run(tmp_path / "a"),
+        write_run(tmp_path / "b", evaluations=[(10_000, [0.0]), (30_000, [5.0])], run_seed=1),
+    ]
+    line = curves(learning_curves(runs).axes[0])["sac/halfcheetah: mean of 2 seeds"]
+    np.testing.assert_allclose(line.get_xydata(), [(10_000, 62.5), (30_000, 165)])
 
 
 def test_seeds_that_never_meet_are_refused(tmp_path: Path) -> None:

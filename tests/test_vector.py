@@ -311,6 +311,14 @@ def test_state_can_be_written_and_seconds_go_on():
     assert all(1000 < e.seconds < 1100 for e in episodes)
 
 
+def test_only_unfinished_episodes_are_remembered():
+    envs = SerialVectorEnv(functools.partial(CountingEnv, ((4, True, False),)), 3)
+    envs.reset()
+    for step in range(21):
+        envs.step(envs.sample_actions())
+        assert len(envs._log._actions) == len(envs._log._rewards) == (step + 1) % 4
+
+
 def test_state_of_another_number_of_environments():
     small, large = SerialVectorEnv(CountingEnv, 1), SerialVectorEnv(CountingEnv, 2)
     small.reset()

@@ -278,7 +278,7 @@ def test_workers_end_with_the_main_process(tmp_path, how):
         os.kill(pid, signal.SIGINT)  # as Ctrl-C and schedulers do, to the whole group
         os.kill(pid, signal.SIGTERM)
         time.sleep(0.2)
-        assert psutil.pid_exists(pid)
+        assert psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
         main.kill()
     _, errors = main.communicate(timeout=10)
     assert gone([pid])
