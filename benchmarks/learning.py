@@ -100,6 +100,7 @@ def main() -> int:
             folders = {seed: jobs[config, seed].result() for seed in options.seeds}
             result = collect(config, folders)
             path = options.results / f"{config.replace('/', '-')}.json"
+            path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(result, indent=1))
             print(config)
             passed &= report(result)

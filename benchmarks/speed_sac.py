@@ -101,6 +101,7 @@ def main() -> None:
         ratios = sorted(pair["ours"] / pair["theirs"] for pair in pairs)
         result[f"{threads} threads"] = {"pairs": pairs, "median ratio": statistics.median(ratios)}
         print(f"{threads} threads: median ratio {statistics.median(ratios):.2f}, {ratios}")
+    options.results.mkdir(parents=True, exist_ok=True)
     (options.results / "speed-sac.json").write_text(json.dumps(result, indent=1))
 
 
