@@ -21,20 +21,21 @@ types: $(VENV)/.dev
 	$(BIN)/mypy
 
 $(VENV)/bin/python:
+	@echo "setting up $(VENV): a minute or two, once"
 	$(PYTHON) -m venv $(VENV)
 
 # torch first and by version: what is asked for as a dependency could be a GPU build of gigabytes.
 $(VENV)/.torch: constraints.txt | $(VENV)/bin/python
-	$(BIN)/pip install --quiet --disable-pip-version-check $$(grep '^torch==' constraints.txt)
-	touch $@
+	$(BIN)/pip install -qq --disable-pip-version-check $$(grep '^torch==' constraints.txt)
+	@touch $@
 
 $(VENV)/.train: pyproject.toml $(VENV)/.torch
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[mujoco,report]'
-	touch $@
+	$(BIN)/pip install -qq --disable-pip-version-check -c constraints.txt -e '.[mujoco,report]'
+	@touch $@
 
 $(VENV)/.dev: pyproject.toml $(VENV)/.torch
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
-	touch $@ $(VENV)/.train
+	$(BIN)/pip install -qq --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@ $(VENV)/.train
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -125,9 +126,10 @@ class RewardNorm:
         self._moments = RunningMoments(())
         self._returns: Tensor | None = None
 
-    def begin(self) -> None:
-        """All environments begin an episode; the statistics stay."""
-        self._returns = None
+    def begin(self, envs: Sequence[int]) -> None:
+        """These environments begin an episode; the statistics stay."""
+        if self._returns is not None:
+            self._returns = self._returns.index_fill(0, torch.tensor(envs, dtype=torch.int64), 0.0)
 
     def update(self, reward: Tensor, ended: Tensor) -> None:
         """Count the (N,) rewards of one step; ``ended`` (N,) marks the last ones of episodes."""
@@ -192,7 +194,7 @@ class NormalizedVectorEnv:
         """Begin episode 0 everywhere; (N, ...) observations. Statistics are kept."""
         obs = self._envs.reset(seed)
         if self._reward_norm is not None:
-            self._reward_norm.begin()
+            self._reward_norm.begin(range(self.spec.num_envs))
         self._count(obs)
         self._obs = self._normalize(obs)
         return self._obs
@@ -237,7 +239,7 @@ class NormalizedVectorEnv:
         return state
 
     def load_state_dict(self, state: State) -> None:
-        """Replay the unfinished episodes; nothing is counted twice.
+        """Replay the unfinished episodes; nothing is counted twice, new episodes are.
 
         The current observations were normalised by the statistics as they are in ``state``, since
         statistics change only within a step, before its observations are normalised. So that is
@@ -248,7 +250,11 @@ class NormalizedVectorEnv:
             self._obs_norm.load_state_dict(state["obs_norm"])
         if self._reward_norm is not None:
             self._reward_norm.load_state_dict(state["reward_norm"])
-        self._obs = self._normalize(self._envs.observe())
+            self._reward_norm.begin(self.lost)
+        obs = self._envs.observe()
+        if self.lost:
+            self._count(map_tree(lambda leaf: leaf[self.lost], obs))
+        self._obs = self._normalize(obs)
 
     def close(self) -> None:
         """Free the environments."""

@@ -213,5 +213,26 @@ def test_reset_keeps_the_statistics():
     count = envs._obs_norm.state_dict()["0"]["count"]
     envs.reset()
     assert envs._obs_norm.state_dict()["0"]["count"] == count + 3
-    assert len(envs._reward_norm.state_dict()["returns"]) == 0
+    assert envs._reward_norm.state_dict()["returns"].tolist() == [0, 0, 0]
     assert envs._reward_norm.state_dict()["moments"]["count"] == 15
+
+
+def test_episode_that_cannot_be_restored_begins_anew_in_the_statistics_too():
+    make = functools.partial(CountingEnv, ((9, True, False),))
+    envs = build(make)
+    envs.reset()
+    for _ in range(4):
+        envs.step(envs.sample_actions())
+    state = envs.state_dict()
+    state["envs"]["episodes"]["1"]["rewards"] += 1
+    resumed = build(make)
+    with pytest.warns(RuntimeWarning, match=r"environments \[1\] cannot be restored"):
+        resumed.load_state_dict(state)
+    assert resumed.lost == [1]
+    old, new = (e._reward_norm.state_dict()["returns"] for e in (envs, resumed))
+    assert new[1] == 0 and torch.equal(new[[0, 2]], old[[0, 2]]) and old[1] != 0
+    statistics = resumed._obs_norm.state_dict()["0"]
+    assert statistics["count"] == envs._obs_norm.state_dict()["0"]["count"] + 1
+    scale = (statistics["squares"] / statistics["count"] + 1e-8).sqrt()
+    expected = (resumed._envs.observe().double() - statistics["mean"]) / scale
+    assert torch.allclose(resumed.observe().double(), expected.clamp(-10, 10), rtol=1e-6)
