@@ -1,7 +1,7 @@
 # Two commands, each doing all of its own set-up: make train, make test.
 CONFIG ?= sac/quickstart
 VENV ?= .venv
-PYTHON ?= python3.11
+PYTHON ?= $(shell command -v python3.11 || echo python3)
 BIN = $(VENV)/bin
 SETTINGS ?=
 
