@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import importlib.metadata
 import json
-import os
 import platform
 import subprocess
 import sys
@@ -131,8 +130,7 @@ def train(experiment: Experiment, folder: Path, *, quiet: bool = False) -> Evalu
             f"the run folder {folder} exists: continue it with `rlsuite resume {folder}`, or give "
             "another one with --folder"
         )
-    run = replace(experiment.run, threads=experiment.run.threads or os.cpu_count() or 1)
-    return _run(replace(experiment, run=run), folder, quiet, is_new=True)
+    return _run(experiment, folder, quiet, is_new=True)
 
 
 def resume(folder: Path, *, quiet: bool = False) -> Evaluation:
@@ -144,7 +142,7 @@ def resume(folder: Path, *, quiet: bool = False) -> Evaluation:
 
 
 def _run(experiment: Experiment, folder: Path, quiet: bool, *, is_new: bool) -> Evaluation:
-    torch.set_num_threads(experiment.run.threads or 1)
+    torch.set_num_threads(experiment.run.threads)
     envs = build_envs(experiment)
     agent = build_agent(experiment, envs.spec)
     evaluation_envs = build_evaluation(experiment, envs)

@@ -30,9 +30,9 @@ class RunConfig:
     """Every random stream of the run derives from it."""
     device: str = "cpu"
     """Torch device of agent and replay: cpu, cuda, cuda:1, mps."""
-    threads: PositiveCount | None = None
-    """CPU threads of torch; unset takes all cores. Results may differ in the last bits between
-    numbers of threads, so a run keeps the number it began with."""
+    threads: PositiveCount = 1
+    """CPU threads of torch. Two are faster on cores that are free and many times slower on cores
+    that are not; results may differ in the last bits between numbers of threads."""
     log_every_transitions: PositiveCount = 1_000
     """Transitions between two lines of metrics."""
     evaluate_every_transitions: Count = 5_000

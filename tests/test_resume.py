@@ -157,8 +157,10 @@ def test_killed_and_resumed_ends_the_same(
     config, seconds, expected = reference(case, references, tmp_path_factory)
     assert len(expected["metrics"]) >= 15 and len(expected["evaluations"]["evaluations"]) == 4
     rng = random.Random(case)
-    killed = 0
-    for number in range(pytestconfig.getoption("kills")):
+    killed, wanted = 0, pytestconfig.getoption("kills")
+    for number in range(3 * wanted):  # on a busy machine some runs end before they are killed
+        if killed == wanted:
+            break
         folder = tmp_path / str(number)
         process = rlsuite("train", config, "--folder", folder)
         wait_for_training(process, folder, 0)
@@ -167,7 +169,7 @@ def test_killed_and_resumed_ends_the_same(
             wait_for_a_checkpoint_being_written(process, folder)
             time.sleep(rng.uniform(0, 0.01))
         else:
-            time.sleep(rng.uniform(0, 0.95) * seconds)
+            time.sleep(rng.uniform(0, 0.8) * seconds)
         killed += kill(process)
         if rng.random() < 0.4:  # killed once more while it resumes
             process, since = rlsuite("resume", folder), time.time()
@@ -176,7 +178,7 @@ def test_killed_and_resumed_ends_the_same(
             kill(process)
         finish(rlsuite("resume", folder))
         assert differences(expected, outcome(folder)) == []
-    assert killed >= pytestconfig.getoption("kills") / 2
+    assert killed == wanted
     print(f"{case}: {killed} runs killed, all endings identical")
 
 

@@ -265,7 +265,8 @@ CONFIGS = st.builds(
     lr_actor=st.floats(1e-6, 1e-2),
     lr_critic=st.floats(1e-6, 1e-2),
     lr_temperature=st.floats(1e-6, 1e-2),
-    optimizer=st.sampled_from(["Adam", "AdamW", "SGD", "RMSprop", "NAdam", "Adagrad"]),
+    # Not SGD: it diverges on large observations, and should.
+    optimizer=st.sampled_from(["Adam", "AdamW", "RMSprop", "NAdam", "Adagrad"]),
     temperature=st.one_of(st.just("auto"), st.floats(1e-3, 10)),
     initial_temperature=st.floats(1e-3, 10),
     target_entropy=st.one_of(st.just("auto"), st.floats(-20, 20)),
