@@ -56,10 +56,17 @@ def descend(loss: Tensor, optimizer: torch.optim.Optimizer) -> None:
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer) -> State:
-    """What the optimizer has accumulated, by the parameter's number, and its groups' numbers."""
+    """What the optimizer has accumulated, by the parameter's number, and its groups' counters.
+
+    Not its settings: those come from the config and the device.
+    """
     whole = optimizer.state_dict()
     groups = [
-        {key: value for key, value in group.items() if isinstance(value, bool | int | float)}
+        {
+            key: value
+            for key, value in group.items()
+            if key not in optimizer.defaults and isinstance(value, bool | int | float)
+        }
         for group in whole["param_groups"]
     ]
     return {"state": {str(i): dict(s) for i, s in whole["state"].items()}, "groups": groups}

@@ -6,7 +6,8 @@ from torch.utils.backend_registration import _setup_privateuseone_for_python_bac
 
 # The device without hardware of test_device.py. Autograd counts the devices at the first backward
 # of a process, so that it has to be there before any test runs.
-_setup_privateuseone_for_python_backend("fakegpu")
+if not torch.cuda.is_available():  # it would hide the real device from torch.accelerator
+    _setup_privateuseone_for_python_backend("fakegpu")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
