@@ -194,7 +194,10 @@ class Replay:
                 row.copy_(row | ~self._columns["terminated"][start + env])
 
     def _sum_steps(self, slots: Tensor, output: Output) -> Batch:
-        """Section 8.4 of the replay's notes: R = sum of discount**k r_k over the rows alive."""
+        """n-step targets: R = sum over k < m of discount**k r_{t+k}, then bootstrap from row t+m-1.
+
+        m <= n_step counts the rows until the episode's end or the newest row, both included.
+        """
         step, env = slots // self.num_envs, slots % self.num_envs
         newest = (self.steps_added - 1 - step) % self.steps
         ahead = torch.arange(self.n_step)

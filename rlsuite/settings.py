@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Annotated, TypeVar, dataclass_transform
 
 import pydantic
@@ -35,8 +34,3 @@ def describe_field(cls: type, name: str) -> str:
     """The docstring line of a settings field."""
     info = cls.__pydantic_fields__[name]  # type: ignore[attr-defined]
     return " ".join((info.description or "").split())
-
-
-def is_settings(value: object) -> bool:
-    """Whether a type or a value is a settings dataclass."""
-    return dataclasses.is_dataclass(value) and hasattr(value, "__pydantic_fields__")

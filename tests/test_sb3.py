@@ -1,5 +1,6 @@
 """Stable-Baselines3 models beside ours: the same actions, the same returns, clear refusals."""
 
+import inspect
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 from torch import nn
 
 from rlsuite.agents.sac import SAC, SACConfig
+from rlsuite.config import load_experiment
 from rlsuite.envs import SerialVectorEnv
 from rlsuite.errors import UserError
 from rlsuite.evaluate import evaluate
@@ -196,3 +198,22 @@ def test_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     for function in (SB3Agent, from_sb3):
         with pytest.raises(UserError, match=r"sb3 extra: pip install 'rlsuite\[sb3\]'"):
             function(model)
+
+
+def test_preset_is_sb3s_own_defaults() -> None:
+    """``sac/like_sb3`` against the signature of the installed library."""
+    theirs = {n: p.default for n, p in inspect.signature(sb3.SAC.__init__).parameters.items()}
+    ours = load_experiment("sac/like_sb3")
+    agent = ours.agent
+    assert theirs["learning_rate"] == agent.lr_actor == agent.lr_critic == agent.lr_temperature
+    assert (theirs["tau"], theirs["gamma"]) == (agent.target_rate, ours.replay.discount)
+    assert theirs["buffer_size"] == ours.replay.capacity
+    assert theirs["learning_starts"] == ours.plan.warmup_transitions
+    assert theirs["batch_size"] == ours.plan.batch_size
+    assert (theirs["ent_coef"], theirs["target_entropy"]) == ("auto", "auto")
+    assert (agent.temperature, agent.target_entropy, agent.initial_temperature) == (
+        *("auto", "auto"),
+        1.0,
+    )
+    assert theirs["train_freq"] == theirs["gradient_steps"] == ours.plan.updates_per_transition
+    assert ours.replay.sampler == "uniform" and theirs["n_steps"] == ours.replay.n_step

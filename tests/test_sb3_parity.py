@@ -1,7 +1,8 @@
 """SAC against Stable-Baselines3's own ``train``: same weights, batch and noise, same result.
 
-In float64 the two must agree to rounding. In float32 Adam divides the rounding noise of a gradient
-near its epsilon (1e-8) by itself, so single weights may differ by more; they are few.
+On Pendulum every weight must agree to 1e-6 in float32, and in float64 all cases to rounding. In
+float32 and with random asymmetric actions Adam divides the rounding noise of a gradient near its
+epsilon (1e-8) by itself, so that single weights may differ by more than 1e-6; they are few.
 """
 
 from collections.abc import Iterator
@@ -136,18 +137,22 @@ def test_updates_agree(case: str, dtype: torch.dtype, monkeypatch: pytest.Monkey
         ours = agent.learn(batch, noise).metrics
         for name, value in theirs.items():
             assert ours[name].item() == pytest.approx(value, rel=loss_rtol), (update, name)
-        assert_same_weights(weights(agent), weights(from_sb3(model)), start, dtype)
+        atol = 1e-12 if dtype is torch.float64 else 1e-6 if case == "pendulum" else None
+        assert_same_weights(weights(agent), weights(from_sb3(model)), start, atol)
 
 
 def assert_same_weights(
-    ours: dict[str, Tensor], theirs: dict[str, Tensor], start: dict[str, Tensor], dtype: torch.dtype
+    ours: dict[str, Tensor],
+    theirs: dict[str, Tensor],
+    start: dict[str, Tensor],
+    atol: float | None,
 ) -> None:
     assert ours.keys() == theirs.keys()
     for name, expected in theirs.items():
         assert not torch.equal(expected, start[name]), name
     errors = {name: (ours[name] - expected).abs() for name, expected in theirs.items()}
-    if dtype is torch.float64:  # seen: 1.3e-15
-        assert {name: error.max() for name, error in errors.items() if error.max() > 1e-12} == {}
+    if atol is not None:  # seen: 4.4e-7 (float32, Pendulum), 1.3e-15 (float64)
+        assert {name: error.max() for name, error in errors.items() if error.max() > atol} == {}
         return
     # Seen: 1.7e-6, in two of 140,000 weights.
     assert {name: error.max() for name, error in errors.items() if error.max() > 1e-4} == {}
