@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
 
-import psutil
+import numpy as np
 import torch
 from torch import Tensor
 
+from rlsuite.buffers.frames import FrameStacks
+from rlsuite.buffers.ring import Ring
 from rlsuite.errors import UserError
 from rlsuite.tree import leaves
-from rlsuite.types import Batch, Chunk, Sampler, State, Step, Tree
-
-SEGMENT_BYTES = 4 * 2**20
-"""Rows are saved in pieces of about this size; a piece is written again only if it changed."""
+from rlsuite.types import Batch, Sampler, State, Step, Tree
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,13 +72,24 @@ class Output:
     """Preallocated memory for batches of one size."""
 
     rows: Tensor
-    """(B * n_step, row bytes) uint8."""
+    """(B * window, row bytes) uint8."""
     leaves: dict[str, Tensor]
-    """Views of ``rows``: (B, ...) if n_step is 1, else (B, n_step, ...)."""
+    """Views of ``rows``: (B, ...) if the window is one row, else (B, window, ...)."""
+    frames: Tensor
+    """(frames, frame bytes) uint8; none without stacks."""
     last: dict[str, Tensor]
     """If n_step > 1: the batch's leaves that come from the last row of the sum."""
     batch: Batch
-    """What is handed out; views of ``rows`` but for ``last`` and the sum of rewards."""
+    """What is handed out; views of ``rows`` and ``frames`` but for ``last`` and sums of rewards."""
+
+
+class Sequences(NamedTuple):
+    """``B`` pieces of episodes, ``L`` transitions each."""
+
+    batch: Batch
+    """Leaves are (B, L, ...), but for index and weight: (B,), of the first transition."""
+    mask: Tensor
+    """(B, L) bool: False after the episode's end and from the newest transition on."""
 
 
 class Replay:
@@ -86,10 +97,16 @@ class Replay:
 
     A transition is one packed row, so that a batch costs one gather. ``next_obs`` is stored with
     its transition: it is the true successor at truncations too, and every row can be sampled.
-    Slot ``t * N + i`` holds step t (modulo the ring) of environment i.
+    Transitions are stored in the order they come; slot k (modulo the ring) is of environment
+    k % N. All N may come in one ``add``, or groups of them in turn.
 
-    n-step sums (``n_step`` > 1) are taken when sampling: from row t on, up to the first end of an
+    n-step sums (``n_step`` > 1) are taken when sampling: from a row on, up to the first end of an
     episode, the newest row or n rows, whichever comes first.
+
+    With ``frame_stack`` S > 1 observations are stacks of S frames, (N, S, ...), the newest last:
+    each frame is stored once, and stacks are put together on the device when sampling. Should
+    episodes be so short that their first frames fill the room for frames, the oldest transitions
+    are given up early.
     """
 
     def __init__(
@@ -101,65 +118,117 @@ class Replay:
         device: torch.device | str = "cpu",
         n_step: int = 1,
         discount: float = 0.99,
+        frame_stack: int = 1,
+        directory: Path | str | None = None,
     ) -> None:
         """``capacity`` transitions, rounded up to a multiple of ``num_envs``.
 
-        Memory is taken at the first ``add``, which tells the shapes. Raises ValueError for sizes
-        below one or a discount outside [0, 1].
+        Memory is taken at the first ``add``, which tells the shapes. With ``directory`` the data
+        are in a file there, for a replay that is larger than memory (CPU only). Raises ValueError
+        for sizes below one or a discount outside [0, 1], UserError for a directory with another
+        device than the CPU.
         """
-        if min(capacity, num_envs, n_step) < 1 or not 0 <= discount <= 1:
+        if min(capacity, num_envs, n_step, frame_stack) < 1 or not 0 <= discount <= 1:
             raise ValueError(
-                "need capacity, num_envs, n_step >= 1 and discount in [0, 1]: got "
-                f"{capacity}, {num_envs}, {n_step}, {discount}"
+                "need capacity, num_envs, n_step, frame_stack >= 1 and discount in [0, 1]: got "
+                f"{capacity}, {num_envs}, {n_step}, {frame_stack}, {discount}"
             )
         self.steps = -(-capacity // num_envs)
         self.capacity = self.steps * num_envs
         self.num_envs = num_envs
         self.device = torch.device(device)
+        if directory is not None and self.device.type != "cpu":
+            raise UserError(f"replay.directory needs run.device cpu, not {self.device}")
+        self.directory = None if directory is None else Path(directory)
         self.n_step = n_step
         self.discount = discount
+        self.frame_stack = frame_stack
         self.sampler = sampler
-        self.steps_added = 0
-        """Vectorised steps ever added; the write head is this modulo ``steps``."""
-        self.cuts = 0
+        sampler.prepare(self.capacity, self.device)
         self._fields: list[Field] = []
-        self._rows = torch.empty(0, 0, dtype=torch.uint8, device=self.device)
+        self._ring: Ring
+        self._frames: FrameStacks | None = None
+        self._first = 0
+        """The oldest transition that can be sampled, counted from the first ever added."""
+        self._oldest_frame = np.zeros(self.capacity if frame_stack > 1 else 0, np.int64)
         self._columns: dict[str, Tensor] = {}
         self._outputs: dict[int, Output] = {}
 
+    @property
+    def written(self) -> int:
+        """Transitions ever added; the write head is this modulo ``capacity``."""
+        return self._ring.written if self._fields else 0
+
     def __len__(self) -> int:
         """Transitions that can be sampled."""
-        return min(self.steps_added, self.steps) * self.num_envs
+        return self.written - max(self._first, self.written - self.capacity)
 
     @property
     def nbytes(self) -> int:
         """Bytes of the storage (0 before the first ``add``)."""
-        return self._rows.nbytes
+        rows = self._ring.rows.nbytes if self._fields else 0
+        return rows + (self._frames.ring.rows.nbytes if self._frames else 0)
 
     def add(self, step: Step) -> None:
-        """Store one vectorised transition; the oldest goes when the ring is full.
+        """Store one vectorised transition, of all environments or of the next group of them.
 
-        Leaves may be on any device. Shapes and dtypes must stay those of the first transition;
-        ValueError names a leaf that differs.
+        The oldest go when the ring is full. Leaves may be on any device, stacks of frames are on
+        the CPU. Shapes and dtypes must stay those of the first transition; ValueError names a leaf
+        that differs.
         """
+        count = len(step.terminated)
+        if count == 0:
+            return
+        env = self.written % self.num_envs
+        if env + count > self.num_envs:
+            raise ValueError(f"got {count} transitions at environment {env} of {self.num_envs}")
         flat = _flatten(step)
+        if self.frame_stack > 1:
+            flat = self._add_frames(step, flat, range(env, env + count))
         if not self._fields:
             self._allocate(*pack(flat))
         if flat.keys() != self._columns.keys():
             odd = sorted(flat.keys() ^ self._columns.keys())
             raise ValueError(f"the transition's leaves changed: {', '.join(odd)}")
-        start = self.steps_added % self.steps * self.num_envs
+        start = self.written % self.capacity
         for path, leaf in flat.items():
             column = self._columns[path]
-            expected = (self.num_envs, *column.shape[1:])
+            expected = (count, *column.shape[1:])
             if leaf.shape != expected or leaf.dtype != column.dtype:
                 raise ValueError(
                     f"{path} is {leaf.dtype} {tuple(leaf.shape)}, "
                     f"the replay holds {column.dtype} {expected}"
                 )
-            column[start : start + self.num_envs].copy_(leaf, non_blocking=True)
-        self.sampler.add(range(start, start + self.num_envs))
-        self.steps_added += 1
+            column[start : start + count].copy_(leaf, non_blocking=True)
+        self._ring.written += count
+        self.sampler.add(range(start, start + count))
+        if self._frames:
+            self._give_up(count)
+
+    def _add_frames(self, step: Step, flat: dict[str, Tensor], envs: range) -> dict[str, Tensor]:
+        """Store the frames; their numbers stand for both observations."""
+        obs, next_obs = flat.get("obs"), flat.get("next_obs")
+        if obs is None or next_obs is None or obs.dim() < 3 or obs.shape[1] != self.frame_stack:
+            found = "a dict" if obs is None else f"{tuple(obs.shape)}"
+            raise ValueError(f"frame_stack {self.frame_stack} needs (N, S, ...) obs, not {found}")
+        if self._frames is None:
+            self._frames = FrameStacks(
+                self.capacity, obs, self.num_envs, self.device, self.directory
+            )
+        numbers, oldest = self._frames.add(envs, obs, next_obs)
+        start = self.written % self.capacity
+        self._oldest_frame[start : start + len(envs)] = oldest
+        rest = {path: leaf for path, leaf in flat.items() if path not in ("obs", "next_obs")}
+        return {"frames": numbers, **rest}
+
+    def _give_up(self, count: int) -> None:
+        """Drop the oldest transitions, ``count`` at once, whose frames were overwritten."""
+        assert self._frames
+        self._first = max(self._first, self.written - self.capacity)
+        while self._oldest_frame[self._first % self.capacity] < self._frames.oldest():
+            start = self._first % self.capacity
+            self.sampler.drop(range(start, start + count))
+            self._first += count
 
     def sample(self, n: int) -> Batch:
         """``n`` transitions, as the sampler chooses.
@@ -174,9 +243,12 @@ class Replay:
         if weight is not None:
             batch.weight.copy_(weight, non_blocking=True)
         if self.n_step > 1:
-            return self._sum_steps(slots, output)
-        torch.index_select(self._rows, 0, batch.index, out=output.rows)
-        torch.mul(~batch.terminated, self.discount, out=batch.discount)
+            self._sum_steps(output)
+        else:
+            torch.index_select(self._ring.rows, 0, batch.index, out=output.rows)
+            torch.mul(~batch.terminated, self.discount, out=batch.discount)
+        if self._frames and self.n_step == 1:
+            self._frames.stacks(output.leaves["frames"].flatten(), output.frames)
         return batch
 
     def update(self, batch: Batch, priority: Tensor | None) -> None:
@@ -186,27 +258,58 @@ class Replay:
 
     def cut(self, envs: list[int]) -> None:
         """Mark the newest transition of these environments truncated: the next does not follow."""
-        if self.steps_added and envs:
-            self.cuts += 1
-            start = (self.steps_added - 1) % self.steps * self.num_envs
-            for env in envs:
-                row = self._columns["truncated"][start + env]
-                row.copy_(row | ~self._columns["terminated"][start + env])
+        if not self.written:
+            return
+        for env in envs:
+            newest = self.written - 1 - (self.written - 1 - env) % self.num_envs
+            if newest >= 0:
+                self._ring.rewrites += 1
+                row = self._columns["truncated"][newest % self.capacity]
+                row.copy_(row | ~self._columns["terminated"][newest % self.capacity])
 
-    def _sum_steps(self, slots: Tensor, output: Output) -> Batch:
+    def sequences(self, n: int, length: int) -> Sequences:
+        """``n`` pieces of ``length`` transitions that follow each other in one environment.
+
+        The first ones are as the sampler chooses. An agent warms its memory up on the first
+        transitions of a piece (burn-in) and learns from the others. The batch is freshly
+        allocated; its rewards are single steps'. Raises ValueError while nothing is stored.
+        """
+        slots, weight = self.sampler.sample(n)
+        index = slots.to(self.device, non_blocking=True)
+        rows, stored = self._window(index, length)
+        gathered = self._ring.rows.index_select(0, rows.flatten())
+        flat = {f.path: f.view(gathered).view(n, length, *f.shape) for f in self._fields}
+        if self._frames:
+            numbers = flat.pop("frames")
+            flat = {**self._frames.pairs(numbers[..., :-1], numbers[..., 1:]), **flat}
+        ended = (flat["terminated"] | flat["truncated"]).to(torch.int32)
+        mask = stored & (ended.cumsum(1) - ended == 0)
+        weight = torch.ones(n) if weight is None else weight
+        tree = nest(flat)
+        batch = Batch(
+            **{"extra": {}, **tree},  # type: ignore[arg-type]
+            discount=self.discount * ~flat["terminated"],
+            index=index,
+            weight=weight.to(self.device, non_blocking=True),
+        )
+        return Sequences(batch, mask)
+
+    def _window(self, slots: Tensor, length: int) -> tuple[Tensor, Tensor]:
+        """(B, length) slots of the same environment from (B,) ``slots`` on; which are stored."""
+        ahead = torch.arange(length, device=self.device)
+        follow = (self.written - 1 - slots) % self.capacity // self.num_envs
+        rows = (slots[:, None] + ahead * self.num_envs) % self.capacity
+        return rows, ahead <= follow[:, None]
+
+    def _sum_steps(self, output: Output) -> None:
         """n-step targets: R = sum over k < m of discount**k r_{t+k}, then bootstrap from row t+m-1.
 
         m <= n_step counts the rows until the episode's end or the newest row, both included.
         """
-        step, env = slots // self.num_envs, slots % self.num_envs
-        newest = (self.steps_added - 1 - step) % self.steps
-        ahead = torch.arange(self.n_step)
-        rows = (step[:, None] + ahead) % self.steps * self.num_envs + env[:, None]
-        stored = (ahead <= newest[:, None]).to(self.device, non_blocking=True)
-        index = rows.flatten().to(self.device, non_blocking=True)
-        torch.index_select(self._rows, 0, index, out=output.rows)
-
         leaf, batch = output.leaves, output.batch
+        rows, stored = self._window(batch.index, self.n_step)
+        torch.index_select(self._ring.rows, 0, rows.flatten(), out=output.rows)
+
         ended = (leaf["terminated"] | leaf["truncated"]).to(torch.int32)
         alive = stored & (ended.cumsum(1) - ended == 0)
         spanned = alive.sum(1)
@@ -218,32 +321,26 @@ class Replay:
         batch.reward.copy_(  # type: ignore[union-attr]
             (reward * powers[:-1]).sum(1)
         )
-        lane = torch.arange(len(slots), device=self.device)
+        lane = torch.arange(len(spanned), device=self.device)
         for path, target in output.last.items():
             target.copy_(leaf[path][lane, spanned - 1])
         batch.discount.copy_(powers[spanned] * ~batch.terminated)
-        return batch
+        if self._frames:
+            numbers = leaf["frames"]
+            both = torch.cat([numbers[:, 0, :-1], numbers[lane, spanned - 1, 1:]], 1)
+            self._frames.stacks(both.flatten(), output.frames)
 
     def _allocate(self, fields: list[Field], row_bytes: int) -> None:
-        needed = self.capacity * row_bytes
-        available = _available_bytes(self.device)
-        if needed > available:
-            raise UserError(
-                f"a replay of {self.capacity:,} transitions of {row_bytes:,} bytes needs "
-                f"{needed / 2**30:.1f} GiB, {available / 2**30:.1f} GiB are free on {self.device}: "
-                f"set replay.capacity to {int(0.8 * available / row_bytes):,} or less"
-            )
+        self._ring = Ring("transitions", self.capacity, row_bytes, self.device, self.directory)
         self._fields = fields
-        # Zeros, so that equal transitions are equal bytes, also between their leaves.
-        self._rows = torch.zeros(self.capacity, row_bytes, dtype=torch.uint8, device=self.device)
-        self._columns = {field.path: field.view(self._rows) for field in fields}
+        self._columns = {field.path: field.view(self._ring.rows) for field in fields}
 
     def _output(self, n: int) -> Output:
         rows = torch.empty(
-            n * self.n_step, self._rows.shape[1], dtype=torch.uint8, device=self.device
+            n * self.n_step, self._ring.rows.shape[1], dtype=torch.uint8, device=self.device
         )
         views = {field.path: field.view(rows) for field in self._fields}
-        first, last = views, {}
+        first, last = dict(views), {}
         if self.n_step > 1:
             views = {
                 path: leaf.view(n, self.n_step, *leaf.shape[1:]) for path, leaf in views.items()
@@ -254,6 +351,15 @@ class Replay:
                 if path.split("/")[0] in ("next_obs", "terminated", "truncated"):
                     last[path] = torch.empty_like(leaf)
             first |= last
+        frames = torch.empty(0, 0, dtype=torch.uint8, device=self.device)
+        if self._frames:
+            del first["frames"]
+            # One step apart, two stacks have all but one frame each in common.
+            each = self.frame_stack + 1 if self.n_step == 1 else 2 * self.frame_stack
+            frames = self._frames.empty(n * each)
+            stacks = self._frames.view(frames, n, each)
+            first["obs"] = stacks[:, : self.frame_stack]
+            first["next_obs"] = stacks[:, each - self.frame_stack :]
         tree = nest(first)
         extra = tree.pop("extra", {})
         batch = Batch(
@@ -263,22 +369,23 @@ class Replay:
             index=torch.empty(n, dtype=torch.int64, device=self.device),
             weight=torch.ones(n, device=self.device),
         )
-        self._outputs[n] = Output(rows, views, last, batch)
+        self._outputs[n] = Output(rows, views, frames, last, batch)
         return self._outputs[n]
 
     def state_dict(self) -> State:
-        """Rows in pieces that a checkpoint writes only if they changed, and the sampler."""
+        """Rows and frames in pieces that a checkpoint writes only if they changed; the sampler."""
         return {
-            "steps_added": self.steps_added,
-            "cuts": self.cuts,
             "capacity": self.capacity,
             "num_envs": self.num_envs,
-            "row_bytes": self._rows.shape[1],
             "fields": [
                 [f.path, list(f.shape), str(f.dtype).removeprefix("torch."), f.offset]
                 for f in self._fields
             ],
-            "rows": {f"{a:012d}": self._segment(a, b) for a, b in self._segments()},
+            "row_bytes": self._ring.rows.shape[1] if self._fields else 0,
+            "ring": self._ring.state_dict() if self._fields else {},
+            "first": self._first,
+            "oldest_frame": torch.from_numpy(self._oldest_frame.copy()),
+            "frames": self._frames.state_dict() if self._frames else {},
             "sampler": self.sampler.state_dict(),
         }
 
@@ -292,7 +399,6 @@ class Replay:
                 raise UserError(
                     f"the saved replay has {key} {state[key]}, this one {getattr(self, key)}"
                 )
-        self.steps_added, self.cuts = state["steps_added"], state["cuts"]
         self.sampler.load_state_dict(state["sampler"])
         if not state["fields"]:
             return
@@ -301,23 +407,13 @@ class Replay:
             for path, shape, dtype, offset in state["fields"]
         ]
         self._allocate(fields, state["row_bytes"])
-        for start, chunk in state["rows"].items():
-            rows = chunk.tensors["rows"]
-            self._rows[int(start) : int(start) + len(rows)].copy_(rows)
-
-    def _segments(self) -> Sequence[tuple[int, int]]:
-        size = max(1, SEGMENT_BYTES // max(1, self._rows.shape[1]))
-        return [(a, min(a + size, len(self))) for a in range(0, len(self), size)]
-
-    def _segment(self, start: int, stop: int) -> Chunk:
-        """Named by when it was last written, so that an equal name means equal bytes."""
-        head = (self.steps_added - 1) % self.steps
-        last = self.steps_added - 1 - head + (stop - 1) // self.num_envs
-        if start // self.num_envs <= head < (stop - 1) // self.num_envs:
-            last = self.steps_added - 1
-        elif last >= self.steps_added:
-            last -= self.steps
-        return Chunk(f"rows-{start}-{last}-{self.cuts}", {"rows": self._rows[start:stop]})
+        self._ring.load_state_dict(state["ring"])
+        self._first = state["first"]
+        self._oldest_frame = state["oldest_frame"].numpy().copy()
+        if state["frames"]:
+            self._frames = FrameStacks.restored(
+                state["frames"], self.capacity, self.num_envs, self.device, self.directory
+            )
 
 
 def _flatten(step: Step) -> dict[str, Tensor]:
@@ -327,9 +423,3 @@ def _flatten(step: Step) -> dict[str, Tensor]:
     if step.extra:
         flat.update(leaves(dict(step.extra), "extra"))
     return flat
-
-
-def _available_bytes(device: torch.device) -> int:
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    return int(psutil.virtual_memory().available)

@@ -32,10 +32,24 @@ class ReshuffleSampler:
         self._stored = 0
         """Slots written; those from ``_size`` on are put into the order at the next draw."""
         self._cursor = 0
+        self._dropped = np.empty(0, np.bool_)
+        """Slots that are skipped; empty while there has never been one."""
+        self._capacity = 0
         self._rng = np.random.Generator(np.random.PCG64(derive_seed(seed, "reshuffle sampler")))
+
+    def prepare(self, capacity: int, device: torch.device) -> None:
+        """Learn the number of slots; they are drawn on the CPU for every device."""
+        self._capacity = capacity
+
+    def drop(self, slots: range) -> None:
+        """Skip these slots until they are added again; they keep their places."""
+        if not len(self._dropped):
+            self._dropped = np.zeros(self._capacity, np.bool_)
+        self._dropped[slots.start : slots.stop] = True
 
     def add(self, slots: range) -> None:
         """Tell that ``slots`` were written. New ones must follow on the last."""
+        self._dropped[slots.start : slots.stop] = False
         if slots.start > self._stored:
             raise ValueError(f"slots must fill in order: got {slots}, stored {self._stored}")
         self._stored = max(self._stored, slots.stop)
@@ -46,7 +60,7 @@ class ReshuffleSampler:
         A batch that reaches the end of an epoch goes on with the next one (and may then hold a
         slot twice). Raises ValueError while nothing is stored.
         """
-        if self._stored == 0:
+        if self._stored == 0 or (len(self._dropped) and self._dropped[: self._stored].all()):
             raise ValueError("cannot sample from an empty replay: add transitions first")
         self._insert_new()
         slots = np.empty(n, np.int64)
@@ -56,9 +70,12 @@ class ReshuffleSampler:
                 self._rng.shuffle(self._order[: self._size])
                 self._cursor = 0
             take = min(n - done, self._size - self._cursor)
-            slots[done : done + take] = self._order[self._cursor : self._cursor + take]
+            next_slots = self._order[self._cursor : self._cursor + take]
             self._cursor += take
-            done += take
+            if len(self._dropped):
+                next_slots = next_slots[~self._dropped[next_slots]]
+            slots[done : done + len(next_slots)] = next_slots
+            done += len(next_slots)
         return torch.from_numpy(slots), None
 
     def update(self, slots: Tensor, priority: Tensor) -> None:
@@ -96,6 +113,7 @@ class ReshuffleSampler:
         return {
             "order": torch.from_numpy(self._order[: self._size].copy()),
             "cursor": self._cursor,
+            "dropped": torch.from_numpy(self._dropped.copy()),
             "generator": self._rng.bit_generator.state,
         }
 
@@ -104,4 +122,5 @@ class ReshuffleSampler:
         self._order = state["order"].numpy().copy()
         self._size = self._stored = len(self._order)
         self._cursor = state["cursor"]
+        self._dropped = state["dropped"].numpy().copy()
         self._rng.bit_generator.state = state["generator"]

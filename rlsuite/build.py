@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from rlsuite.agents import AGENTS
-from rlsuite.buffers import Replay, ReshuffleSampler, UniformSampler
+from rlsuite.buffers import Replay
 from rlsuite.checkpoint import CheckpointStore
 from rlsuite.config import EnvConfig, Experiment, build_experiment
 from rlsuite.envs import (
@@ -35,13 +35,10 @@ from rlsuite.evaluate import Evaluation, evaluate
 from rlsuite.loops import replay_loop
 from rlsuite.rng import derive_seed
 from rlsuite.run import Run
-from rlsuite.types import Agent, Sampler, Spec, Tree, VectorEnv
+from rlsuite.samplers import SAMPLERS, Context
+from rlsuite.types import Agent, Spec, Tree, VectorEnv
 
 EXPERIMENT = "experiment.json"
-SAMPLERS: dict[str, Callable[[int], Sampler]] = {
-    "reshuffle": ReshuffleSampler,
-    "uniform": UniformSampler,
-}
 
 
 def env_maker(config: EnvConfig, render_mode: str | None = None) -> Callable[[], gym.Env[Any, Any]]:
@@ -90,14 +87,19 @@ def build_agent(experiment: Experiment, spec: Spec) -> Agent:
 
 def build_replay(experiment: Experiment) -> Replay:
     """An empty replay on the experiment's device."""
-    config = experiment.replay
+    config, plan, device = experiment.replay, experiment.plan, find_device(experiment.run.device)
+    learning = plan.total_transitions - plan.warmup_transitions
+    context = Context(
+        experiment.run.seed, int(learning * plan.updates_per_transition), device.type == "cpu"
+    )
     return Replay(
         config.capacity,
-        SAMPLERS[config.sampler](experiment.run.seed),
+        SAMPLERS[config.sampler].build(experiment.sampler, context),
         num_envs=experiment.env.num_envs,
-        device=find_device(experiment.run.device),
+        device=device,
         n_step=config.n_step,
         discount=config.discount,
+        directory=config.directory,
     )
 
 

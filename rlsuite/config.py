@@ -18,7 +18,10 @@ from rlsuite.agents import AGENTS
 from rlsuite.errors import UserError
 from rlsuite.loops import ReplayPlan
 from rlsuite.run import RunConfig
+from rlsuite.samplers import SAMPLERS
 from rlsuite.settings import Count, Fraction, PositiveCount, describe_field, settings
+
+SamplerName = Literal["reshuffle", "uniform", "recency", "prioritized", "rank", "lap", "rrm"]
 
 
 @settings
@@ -47,13 +50,16 @@ class ReplayConfig:
 
     capacity: PositiveCount = 1_000_000
     """Transitions kept; the oldest go first."""
-    sampler: Literal["reshuffle", "uniform"] = "reshuffle"
+    sampler: SamplerName = "reshuffle"
     """"reshuffle" draws every transition once an epoch, in random order; "uniform" draws with
-    replacement."""
+    replacement; "recency" prefers new ones; "prioritized", "rank", "lap" and "rrm" those of great
+    error. Settings of each: section sampler."""
     n_step: PositiveCount = 1
     """Steps of reward in a target before bootstrapping."""
     discount: Fraction = 0.99
     """Discount of future reward, per step."""
+    directory: str | None = None
+    """Folder for the data, for a replay that is larger than memory; unset keeps it in memory."""
 
 
 SECTIONS: dict[str, type] = {
@@ -62,7 +68,9 @@ SECTIONS: dict[str, type] = {
     "plan": ReplayPlan,
     "run": RunConfig,
 }
-"""Every section but ``agent``, whose settings belong to the algorithm."""
+"""Every section but ``agent`` and ``sampler``, whose settings belong to the one that is chosen."""
+ORDER = ("env", "agent", "replay", "sampler", "plan", "run")
+"""Of the sections, for people."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +86,8 @@ class Experiment:
     agent: Any
     """The algorithm's settings, such as ``SACConfig``."""
     replay: ReplayConfig
+    sampler: Any
+    """The sampler's settings, such as ``PrioritizedConfig``."""
     plan: ReplayPlan
     run: RunConfig
     sources: dict[str, str] = field(default_factory=dict, compare=False)
@@ -88,16 +98,12 @@ class Experiment:
         return {
             "algorithm": self.algorithm,
             "description": self.description,
-            "env": dataclasses.asdict(self.env),
-            "agent": dataclasses.asdict(self.agent),
-            "replay": dataclasses.asdict(self.replay),
-            "plan": dataclasses.asdict(self.plan),
-            "run": dataclasses.asdict(self.run),
+            **{section: dataclasses.asdict(getattr(self, section)) for section in ORDER},
         }
 
     def rows(self) -> Iterator[tuple[str, Any, str, str]]:
         """(dotted setting, value, where from, meaning), section by section."""
-        for section in ("env", "agent", "replay", "plan", "run"):
+        for section in ORDER:
             part = getattr(self, section)
             for item in dataclasses.fields(part):
                 key = f"{section}.{item.name}"
@@ -139,9 +145,7 @@ def load_experiment(config: str, overrides: Mapping[str, str] | None = None) -> 
             raise UserError(f"--{key}: settings are named section.name, such as --run.seed")
         values = data.setdefault(section, {})
         if not isinstance(values, dict):
-            raise UserError(
-                f"--{key}: {section} is no section; sections are env, agent, replay, plan, run"
-            )
+            raise UserError(f"--{key}: {section} is no section; sections are {', '.join(ORDER)}")
         values[setting] = _parse_value(text)
         sources[key] = "command line"
     return build_experiment(name, data, sources)
@@ -155,7 +159,8 @@ def build_experiment(
     if algorithm not in AGENTS:
         known = ", ".join(AGENTS)
         raise UserError(f"{name}: algorithm is {algorithm!r}; known are: {known}")
-    sections = {**SECTIONS, "agent": AGENTS[algorithm].config}
+    sampler = SAMPLERS.get(_chosen_sampler(data), SAMPLERS["reshuffle"])
+    sections = {**SECTIONS, "agent": AGENTS[algorithm].config, "sampler": sampler.config}
     keys = [*sections, "algorithm", "description"]
     problems = [_unknown(key, keys) for key in data if key not in keys]
     parts = {}
@@ -175,6 +180,11 @@ def build_experiment(
         sources=sources or {},
         **parts,
     )
+
+
+def _chosen_sampler(data: Mapping[str, Any]) -> str:
+    replay = data.get("replay", {})
+    return str(replay.get("sampler", "reshuffle")) if isinstance(replay, dict) else ""
 
 
 def _configs() -> Traversable:

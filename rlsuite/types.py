@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import gymnasium as gym
+import torch
 from torch import Tensor
 
 Tree: TypeAlias = "Tensor | dict[str, Tree]"
@@ -161,13 +162,22 @@ class Agent(Stateful, Protocol):
 
 
 class Sampler(Stateful, Protocol):
-    """Chooses slots of the replay; never sees the data."""
+    """Chooses slots of the replay; never sees the data.
+
+    Slots are written in order, and again from 0 on when the last was written.
+    """
+
+    def prepare(self, capacity: int, device: torch.device) -> None:
+        """Called once, before anything else: the number of slots, and where the data lie."""
 
     def add(self, slots: range) -> None:
         """Tell that these slots were written, new or overwritten."""
 
+    def drop(self, slots: range) -> None:
+        """Tell that these slots, the oldest, cannot be used until they are written again."""
+
     def sample(self, n: int) -> tuple[Tensor, Tensor | None]:
-        """(n,) int64 slots on the CPU and (n,) weights, None meaning ones."""
+        """(n,) int64 slots and (n,) weights, None meaning ones; on the CPU or the data's device."""
 
     def update(self, slots: Tensor, priority: Tensor) -> None:
         """Learn the priorities of (n,) slots."""

@@ -56,7 +56,7 @@ def test_layers(tmp_path: Path) -> None:
         ({"agent.lr_actor": "inf"}, "agent.lr_actor is inf but should be a finite number"),
         ({"plan.batch_size": "1e2"}, "plan.batch_size is 100.0 but should be a valid integer"),
         ({"agent.temperature": "hot"}, "should be 'auto' or a valid number"),
-        ({"replay.sampler": "per"}, "replay.sampler is 'per' but should be 'reshuffle' or"),
+        ({"replay.sampler": "per"}, "replay.sampler is 'per' but should be 'reshuffle', "),
         ({"replay.discount": "1.1"}, "replay.discount is 1.1 but should be less than or equal"),
         ({"env.id": "unset"}, "env.id is None but should be a valid string"),
         ({"run.seed": "true"}, "run.seed is True but should be a valid integer"),
@@ -120,7 +120,18 @@ def test_any_text_is_a_value_or_a_user_error(text: str, key: str) -> None:
 def test_sections_cover_the_experiment() -> None:
     experiment = load_experiment("sac/pendulum")
     keys = {key for key, *_ in experiment.rows()}
-    for section in ("env", "agent", "replay", "plan", "run"):
+    for section in ("env", "agent", "replay", "sampler", "plan", "run"):
         part = getattr(experiment, section)
         assert {f"{section}.{f.name}" for f in dataclasses.fields(part)} <= keys
         assert describe_field(type(part), dataclasses.fields(part)[0].name)
+
+
+def test_a_sampler_brings_its_own_settings() -> None:
+    experiment = load_experiment("sac/pendulum", {"replay.sampler": "lap", "sampler.alpha": "0.5"})
+    assert (experiment.sampler.alpha, experiment.sampler.least) == (0.5, 1.0)
+    again = build_experiment("again", experiment.to_dict())
+    assert again == dataclasses.replace(experiment, name="again")
+    with pytest.raises(UserError, match=r"unknown setting sampler\.beta"):
+        load_experiment("sac/pendulum", {"replay.sampler": "lap", "sampler.beta": "0.5"})
+    with pytest.raises(UserError, match=r"unknown setting sampler\.alpha"):
+        load_experiment("sac/pendulum", {"sampler.alpha": "0.5"})

@@ -13,7 +13,21 @@ ROOT = Path(__file__).resolve().parents[1]
 LAYERS: list[list[str]] = [
     ["errors", "types", "tree", "rng", "settings"],
     ["nets", "distributions", "optim", "parts", "stats"],
-    ["buffers.uniform", "buffers.reshuffle", "buffers.replay", "buffers"],
+    [
+        "buffers.uniform",
+        "buffers.reshuffle",
+        "buffers.recency",
+        "buffers.tree",
+        "buffers.sums",
+        "buffers.prioritized",
+        "buffers.rank",
+        "buffers.rrm",
+        "buffers.lazy_rrm",
+        "buffers.ring",
+        "buffers.frames",
+        "buffers.replay",
+        "buffers",
+    ],
     [
         "envs.layout",
         "envs.lane",
@@ -26,7 +40,7 @@ LAYERS: list[list[str]] = [
     ],
     ["agents.sac", "agents"],
     ["logger", "checkpoint", "evaluate", "run", "loops"],
-    ["config", "build"],
+    ["samplers", "config", "build"],
     ["video", "plot", "sb3", "cli", "__main__", ""],
 ]
 # Storage, environments and agents know nothing of each other; loops know protocols alone.

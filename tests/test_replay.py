@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import rlsuite.buffers.replay as replay_module
+import rlsuite.buffers.ring as ring_module
 from rlsuite.buffers import Replay, ReshuffleSampler, UniformSampler
 from rlsuite.checkpoint import CheckpointStore
 from rlsuite.errors import UserError
@@ -159,13 +159,13 @@ def test_saved_and_loaded_gives_the_same_batches(tmp_path, sampler: type, n_step
 
 def test_saving_costs_what_is_new(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows that did not change since the last checkpoint are linked, not written; always right."""
-    monkeypatch.setattr(replay_module, "SEGMENT_BYTES", 10 * 64)
+    monkeypatch.setattr(ring_module, "SEGMENT_BYTES", 10 * 64)
     replay, stream = Replay(100, UniformSampler(), num_envs=1), Stream(1, 0)
     store, seen = CheckpointStore(tmp_path), {}
     for save in range(1, 40):
         fill(replay, stream, 7)
         folder = store.save(save, replay.state_dict())
-        inodes = {path.stat().st_ino for path in folder.glob("rows-*")}
+        inodes = {path.stat().st_ino for path in folder.glob("transitions-*")}
         written = inodes - set(seen.get("inodes", ()))
         # 7 new rows touch one piece, or two where they cross a border (or wrap around).
         assert len(written) <= 3, f"{len(written)} of {len(inodes)} pieces written"
@@ -173,7 +173,7 @@ def test_saving_costs_what_is_new(tmp_path, monkeypatch: pytest.MonkeyPatch) -> 
         other = Replay(100, UniformSampler(), num_envs=1)
         other.load_state_dict(store.load())
         stored = min(len(stream.rows), 100)
-        assert torch.equal(other._rows[:stored], replay._rows[:stored])
+        assert torch.equal(other._ring.rows[:stored], replay._ring.rows[:stored])
     assert len(inodes) > 5
 
 

@@ -13,6 +13,7 @@ from rlsuite.buffers import ReshuffleSampler, UniformSampler
 
 def filled(capacity: int, seed: int = 0) -> ReshuffleSampler:
     sampler = ReshuffleSampler(seed)
+    sampler.prepare(capacity, torch.device("cpu"))
     sampler.add(range(capacity))
     return sampler
 
@@ -96,6 +97,7 @@ def test_counts_over_a_lifetime() -> None:
     assert reshuffled.var() == pytest.approx(1 / 3, abs=0.05)
 
     uniform = UniformSampler()
+    uniform.prepare(1000, torch.device("cpu"))
     uniform.add(range(1000))
     replaced = lifetime_counts(lambda slot: uniform.sample(32)[0].numpy())
     assert replaced.var() == pytest.approx(8, abs=0.6)
@@ -170,6 +172,7 @@ def test_empty_sampler_says_so() -> None:
 def test_uniform_is_uniform() -> None:
     """Chi-square with 99 df, p > 1e-4."""
     sampler = UniformSampler(3)
+    sampler.prepare(100, torch.device("cpu"))
     sampler.add(range(100))
     counts = torch.bincount(sampler.sample(100_000)[0], minlength=100).double()
     assert float(((counts - 1000) ** 2 / 1000).sum()) < 158.6

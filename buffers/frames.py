@@ -1,0 +1,131 @@
+"""Stacks of frames, each frame stored once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rlsuite.buffers.ring import Ring
+from rlsuite.types import State
+
+
+class FrameStacks:
+    """Stacks of S frames of N environments, as numbers of frames in a ring where each is once.
+
+    A stack that goes on from the environment's last one by a frame costs one frame; any other is
+    stored whole, equal neighbours once (the padding at an episode's start). Whether it goes on is
+    seen from the frames themselves, so that what comes out is always what went in.
+    """
+
+    def __init__(
+        self,
+        capacity: int,
+        stack: Tensor,
+        num_envs: int,
+        device: torch.device,
+        directory: Path | None,
+    ) -> None:
+        """Room for ``capacity`` frames and 4 %; ``stack`` (..., S, *frame) tells the shape."""
+        self.size = stack.shape[1]
+        self.frame_shape, self.dtype = tuple(stack.shape[2:]), stack.dtype
+        frames = capacity + capacity // 32 + 2 * (self.size + 1) * num_envs
+        nbytes = stack[0, 0].nbytes
+        self.ring = Ring("frames", frames, nbytes, device, directory)
+        self._frames = self.ring.rows.view(self.dtype).view(frames, *self.frame_shape)
+        self._numbers = np.zeros((num_envs, self.size), np.int64)
+        self._last: list[Tensor | None] = [None] * num_envs
+
+    def add(self, envs: range, obs: Tensor, next_obs: Tensor) -> tuple[Tensor, int]:
+        """Store (M, S, *frame) stacks and their successors, on the CPU.
+
+        Returns (M, S + 1) int32: a transition's frames in the ring, the last S of them the
+        successor's; and the oldest frame they need, as a number counted from the first ever stored.
+        Raises ValueError if a successor is no shifted stack.
+        """
+        new: list[Tensor] = []
+        rows = np.empty((len(envs), self.size + 1), np.int64)
+        for i, env in enumerate(envs):
+            last = self._last[env]
+            if last is None or not torch.equal(obs[i], last):
+                self._numbers[env] = self._store(obs[i], new)
+            if not torch.equal(next_obs[i, :-1], obs[i, 1:]):
+                raise ValueError(
+                    "next_obs is not obs moved on by one frame: frame_stack needs observations "
+                    f"(N, {self.size}, ...) with the newest frame last"
+                )
+            rows[i, :-1] = self._numbers[env]
+            rows[i, -1] = self.ring.written + len(new)
+            new.append(next_obs[i, -1])
+            self._numbers[env] = rows[i, 1:]
+            self._last[env] = next_obs[i].clone()
+        self._write(new)
+        return torch.from_numpy((rows % self.ring.capacity).astype(np.int32)), int(rows.min())
+
+    def oldest(self) -> int:
+        """Number of the oldest frame that is still there."""
+        return self.ring.written - self.ring.capacity
+
+    def empty(self, count: int) -> Tensor:
+        """(count, frame bytes) uint8 on the device, for ``stacks``."""
+        return torch.empty_like(self.ring.rows[:1]).repeat(count, 1)
+
+    def pairs(self, obs: Tensor, next_obs: Tensor) -> dict[str, Tensor]:
+        """Both observations from (..., S) numbers of frames: (..., S, *frame)."""
+        flat = {}
+        for name, numbers in {"obs": obs, "next_obs": next_obs}.items():
+            frames = self.ring.rows.index_select(0, numbers.flatten())
+            flat[name] = self.view(frames, *numbers.shape)
+        return flat
+
+    def stacks(self, numbers: Tensor, out: Tensor) -> None:
+        """Gather (n,) frames of the ring into ``out`` (n, frame bytes) uint8."""
+        torch.index_select(self.ring.rows, 0, numbers, out=out)
+
+    def view(self, out: Tensor, *shape: int) -> Tensor:
+        """``out`` of ``stacks`` seen as frames: (*shape, *frame)."""
+        return out.view(self.dtype).view(*shape, *self.frame_shape)
+
+    def _store(self, stack: Tensor, new: list[Tensor]) -> list[int]:
+        numbers: list[int] = []
+        for k, frame in enumerate(stack):
+            if not (k and torch.equal(frame, stack[k - 1])):
+                new.append(frame)
+            numbers.append(self.ring.written + len(new) - 1)
+        return numbers
+
+    def _write(self, new: list[Tensor]) -> None:
+        frames = torch.stack(new)
+        for offset, where in self.ring.spans(len(new)):
+            part = frames[offset : offset + where.stop - where.start]
+            self._frames[where].copy_(part, non_blocking=True)
+        self.ring.written += len(new)
+
+    def state_dict(self) -> State:
+        """The ring, and the stack that each environment goes on from."""
+        last = {str(env): stack for env, stack in enumerate(self._last) if stack is not None}
+        return {
+            "ring": self.ring.state_dict(),
+            "numbers": torch.from_numpy(self._numbers.copy()),
+            "last": last,
+        }
+
+    @classmethod
+    def restored(
+        cls,
+        state: State,
+        capacity: int,
+        num_envs: int,
+        device: torch.device,
+        directory: Path | None,
+    ) -> FrameStacks:
+        """What ``state_dict`` saved."""
+        example = next(iter(state["last"].values()))
+        frames = cls(capacity, example[None], num_envs, device, directory)
+        frames.ring.load_state_dict(state["ring"])
+        frames._numbers = state["numbers"].numpy().copy()
+        for env, stack in state["last"].items():
+            frames._last[int(env)] = stack.clone()
+        return frames

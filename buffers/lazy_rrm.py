@@ -1,0 +1,271 @@
+"""RR-M in O(B log N) a batch, for the CPU: the law of ``rrm.DenseRRMSampler``, kept lazily."""
+
+from __future__ import annotations
+
+from heapq import heappop, heappush
+from typing import Any, Literal, NamedTuple
+
+import numba
+import numpy as np
+import torch
+from numba.typed import List
+from torch import Tensor
+
+from rlsuite.buffers.prioritized import ImportanceWeights, Priorities, Priority, fractions
+from rlsuite.buffers.rrm import MASK
+from rlsuite.buffers.tree import Floats, Ints, TreeSums
+from rlsuite.rng import generator
+from rlsuite.types import State
+
+
+class Accounts(NamedTuple):
+    """Per slot, what its counts are computed from; arrays of (capacity,)."""
+
+    actual: Floats
+    """A."""
+    expected: Floats
+    """E when the clock was ``since``."""
+    since: Floats
+    """Clock when the slot was last looked at."""
+    version: Ints
+    """How often the slot was looked at; a promise of an earlier version is void."""
+    is_masked: Any
+    """bool."""
+
+
+class LazyRRMSampler:
+    """Random reshuffling by masking, RR-M, in O(B log N) a batch; CPU only.
+
+    While its priority p stays, the expected count of a slot grows by p for every unit of a common
+    clock, which moves on by B / sum of p with a batch of B. So a slot need be looked at only when
+    it is drawn, gets another priority or is written, and it is known when a masked slot will be
+    free again. The masks are those of ``DenseRRMSampler``, but for what a slot that is overwritten
+    leaves behind: its E - A is spread with the next batch's growth, by priority, instead of scaling
+    all expected counts.
+    """
+
+    def __init__(
+        self,
+        seed: int = 0,
+        *,
+        priority: Priority | None = None,
+        weights: ImportanceWeights | None = None,
+        draw: Literal["distinct", "stratified"] = "distinct",
+        greatest: Literal["ever", "stored"] = "ever",
+        deficit_cap: float | None = None,
+    ) -> None:
+        """See ``DenseRRMSampler``."""
+        self.priorities = Priorities(priority or Priority(), greatest)
+        self.weights, self.deficit_cap = weights, deficit_cap
+        self.draw: Literal["distinct", "stratified"] = draw
+        self.batches = 0
+        self._seed = seed
+        self._clock = self._carry = 0.0
+        self._promises = _no_promises()
+        """(clock when free, slot, version), the earliest first."""
+
+    def prepare(self, capacity: int, device: torch.device) -> None:
+        """Take the memory for ``capacity`` slots. Raises ValueError for a device but the CPU."""
+        if device.type != "cpu":
+            raise ValueError(f"LazyRRMSampler works on the CPU alone, DenseRRMSampler on {device}")
+        self.priorities.prepare(capacity, device)
+        self._values = self.priorities.sums.values.numpy()
+        self._free = TreeSums(capacity)
+        actual, expected, since = np.zeros((3, capacity))
+        version, is_masked = np.zeros(capacity, np.int64), np.zeros(capacity, np.bool_)
+        self._accounts = Accounts(actual, expected, since, version, is_masked)
+        self._generator = generator(self._seed, "rrm sampler")
+
+    def add(self, slots: range) -> None:
+        """Tell that ``slots`` were written: they get the greatest priority, A = E = 0."""
+        self.priorities.add(slots)
+
+    def drop(self, slots: range) -> None:
+        """Never draw these slots, the oldest, until they are added again."""
+        self._settle()
+        # Before they lose the weight with which their expected count has grown.
+        self._forget(slots)
+        self.priorities.drop(slots)
+        self._mirror(torch.arange(slots.start, slots.stop))
+
+    def _settle(self) -> None:
+        for slots in self.priorities.unsettled:
+            self._forget(slots)
+        for slots in self.priorities.settle():
+            self._mirror(torch.arange(slots.start, slots.stop))
+
+    def _forget(self, slots: range) -> None:
+        self._carry += _forget(self._values, self._accounts, self._clock, slots.start, slots.stop)
+
+    def _mirror(self, slots: Tensor) -> None:
+        """Give ``slots`` their weight in the tree that is drawn from."""
+        index = slots.numpy()
+        weight = np.where(self._accounts.is_masked[index], MASK, 1.0) * self._values[index]
+        self._free.set(slots, torch.from_numpy(weight))
+
+    def masked(self) -> Tensor:
+        """(capacity,) bool: slots drawn more often than expected."""
+        self._settle()
+        freed = _free_kept(self._accounts, self._clock, self._promises)
+        self._mirror(torch.from_numpy(freed))
+        return torch.from_numpy(self._accounts.is_masked)
+
+    @property
+    def actual(self) -> Tensor:
+        """(capacity,) A: how often each slot was drawn since it was written."""
+        return torch.from_numpy(self._accounts.actual)
+
+    @property
+    def expected(self) -> Tensor:
+        """(capacity,) E: how often it should have been."""
+        grown = self._values * (self._clock - self._accounts.since)
+        return torch.from_numpy(self._accounts.expected + grown)
+
+    def sample(self, n: int) -> tuple[Tensor, Tensor | None]:
+        """(n,) int64 slots and (n,) float32 importance weights or None.
+
+        Raises ValueError while too little is stored.
+        """
+        self.priorities.require(n if self.draw == "distinct" else 1)
+        self.masked()
+        if self.draw == "distinct":
+            slots = self._free.find_distinct(n, self._generator)
+        else:
+            part = fractions(n, self.draw, self._generator, self.priorities.device)
+            slots = self._free.find(part)
+        self.count(slots)
+        return slots, self._weigh(slots)
+
+    def count(self, slots: Tensor) -> None:
+        """Note that (n,) ``slots`` were drawn."""
+        cap = np.inf if self.deficit_cap is None else self.deficit_cap
+        index = slots.numpy()
+        accounts, values, total = self._accounts, self._values, float(self.priorities.sums.total)
+        owed = len(slots) + self._carry
+        self._carry = min(owed, 0.0)
+        grown = self._clock + max(owed, 0.0) / total
+        self._carry += _draw(values, accounts, grown, index, cap, self._promises)
+        self._clock = grown
+        self._mirror(slots)
+
+    def _weigh(self, slots: Tensor) -> Tensor | None:
+        if self.weights is None:
+            return None
+        beta = self.weights.beta_after(self.batches)
+        self.batches += 1
+        sums = self.priorities.sums
+        value = sums.values.index_select(0, slots)
+        return self.weights(value, sums.values, sums.total, self.priorities.size, beta)
+
+    def update(self, slots: Tensor, priority: Tensor) -> None:
+        """Set priorities from (n,) errors. Of a slot that comes twice the greatest counts."""
+        self._settle()
+        _refresh(self._values, self._accounts, self._clock, slots.numpy())
+        self.priorities.update(slots, priority)
+        _promise(self._values, self._accounts, self._clock, slots.numpy(), self._promises)
+        self._mirror(slots)
+
+    def state_dict(self) -> State:
+        """Weights, accounts, clock, promises, generator and the count of batches."""
+        promises = list(self._promises)
+        return {
+            "priorities": self.priorities.state_dict(),
+            "accounts": {
+                name: torch.from_numpy(array.copy())
+                for name, array in self._accounts._asdict().items()
+            },
+            "clock": [self._clock, self._carry],
+            "promises": {
+                "clock": torch.tensor([p[0] for p in promises], dtype=torch.float64),
+                "slot": torch.tensor([p[1:] for p in promises], dtype=torch.int64).view(-1, 2),
+            },
+            "generator": self._generator.get_state(),
+            "batches": self.batches,
+        }
+
+    def load_state_dict(self, state: State) -> None:
+        """Continue the same stream of slots."""
+        self.priorities.load_state_dict(state["priorities"])
+        for name, array in self._accounts._asdict().items():
+            array[:] = state["accounts"][name].numpy()
+        self._clock, self._carry = state["clock"]
+        self._promises = _no_promises()
+        saved = state["promises"]
+        for clock, slot in zip(saved["clock"].tolist(), saved["slot"].tolist(), strict=True):
+            self._promises.append((clock, *slot))
+        self._mirror(torch.arange(len(self._values)))
+        self._generator.set_state(state["generator"])
+        self.batches = state["batches"]
+
+
+def _no_promises() -> Any:
+    promises = List()
+    promises.append((0.0, 0, 0))  # numba learns the type from it
+    promises.pop()
+    return promises
+
+
+@numba.njit(cache=True)
+def _forget(values: Floats, accounts: Accounts, clock: float, start: int, stop: int) -> float:
+    """Set A = E = 0; the sum of E - A that goes with it."""
+    gone = 0.0
+    for slot in range(start, stop):
+        gone += accounts.expected[slot] + values[slot] * (clock - accounts.since[slot])
+        gone -= accounts.actual[slot]
+        accounts.actual[slot] = accounts.expected[slot] = 0.0
+        accounts.since[slot] = clock
+        accounts.version[slot] += 1
+        accounts.is_masked[slot] = False
+    return gone
+
+
+@numba.njit(cache=True)
+def _free_kept(accounts: Accounts, clock: float, promises: Any) -> Ints:
+    """Unmask the slots whose time has come."""
+    freed = np.empty(len(promises), np.int64)
+    count = 0
+    while len(promises) > 0 and promises[0][0] <= clock:
+        _, slot, version = heappop(promises)
+        if accounts.version[slot] == version:
+            accounts.is_masked[slot] = False
+            freed[count] = slot
+            count += 1
+    return freed[:count]
+
+
+@numba.njit(cache=True)
+def _refresh(values: Floats, accounts: Accounts, clock: float, slots: Ints) -> None:
+    for slot in slots:
+        accounts.expected[slot] += values[slot] * (clock - accounts.since[slot])
+        accounts.since[slot] = clock
+
+
+@numba.njit(cache=True)
+def _promise(values: Floats, accounts: Accounts, clock: float, slots: Ints, promises: Any) -> None:
+    """Mask the slots with A > E, and promise when they will be free."""
+    for slot in slots:
+        expected = accounts.expected[slot] + values[slot] * (clock - accounts.since[slot])
+        missing = accounts.actual[slot] - expected
+        accounts.version[slot] += 1
+        accounts.is_masked[slot] = missing > 0.0
+        if missing > 0.0 and values[slot] > 0.0:
+            free = clock + missing / values[slot]
+            heappush(promises, (free, slot, accounts.version[slot]))
+
+
+@numba.njit(cache=True)
+def _draw(
+    values: Floats, accounts: Accounts, clock: float, slots: Ints, cap: float, promises: Any
+) -> float:
+    """Count a draw of each slot; the expectation that the cap takes away."""
+    _refresh(values, accounts, clock, slots)
+    taken = 0.0
+    for slot in slots:
+        accounts.actual[slot] += 1.0
+    for slot in slots:
+        excess = accounts.expected[slot] - accounts.actual[slot] - cap
+        if excess > 0.0:
+            accounts.expected[slot] -= excess
+            taken += excess
+    _promise(values, accounts, clock, slots, promises)
+    return taken

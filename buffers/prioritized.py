@@ -1,0 +1,265 @@
+"""Sampling in proportion to priorities: PER (Schaul et al. 2016) and LAP (Fujimoto et al. 2020)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from rlsuite.buffers.sums import Sums, make_sums
+from rlsuite.rng import generator
+from rlsuite.types import State
+
+Draw = Literal["with_replacement", "stratified", "systematic", "distinct"]
+Floats = torch.float64
+
+
+@dataclass(frozen=True, slots=True)
+class ImportanceWeights:
+    """Weights that undo the bias of prioritized sampling: (N P(i))**-beta (Schaul et al., 3.4).
+
+    ``beta`` rises linearly to 1 over ``anneal_batches`` batches; None keeps it. Weights are divided
+    by the greatest of the batch, by the greatest that any stored slot would have ("buffer", which
+    looks at all slots for each batch), or not at all.
+    """
+
+    beta: float = 0.4
+    anneal_batches: int | None = None
+    normalize: Literal["batch", "buffer", "none"] = "batch"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.beta <= 1:
+            raise ValueError(f"beta must be in [0, 1], not {self.beta}")
+
+    def beta_after(self, batches: int) -> float:
+        """beta for the batch that follows ``batches`` batches."""
+        share = min(1.0, batches / self.anneal_batches) if self.anneal_batches else 0.0
+        return self.beta + (1.0 - self.beta) * share
+
+    def __call__(
+        self, value: Tensor, values: Tensor, total: Tensor, size: int, beta: float
+    ) -> Tensor:
+        """(B,) float32 weights of slots with leaf weights (B,) ``value``, among all ``values``."""
+        match self.normalize:
+            case "batch":  # the factor (N / total)**-beta cancels
+                weight = (value / value.min()).pow_(-beta)
+            case "buffer":
+                least = torch.where(values > 0, values, torch.inf).min()
+                weight = (value / least).pow_(-beta)
+            case "none":
+                weight = (value * (size / total)).pow_(-beta)
+        return weight.to(torch.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class Priority:
+    """From a temporal-difference error to a slot's weight: max(|error| + epsilon, least)**alpha.
+
+    PER: ``epsilon`` > 0 and ``least`` 0 (Schaul et al., 3.3). LAP: ``epsilon`` 0 and ``least`` the
+    threshold of the Huber loss (Fujimoto et al., arXiv 2007.06049, eq. 8), without importance
+    weights.
+    """
+
+    alpha: float = 0.6
+    epsilon: float = 1e-6
+    least: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not self.alpha >= 0:
+            raise ValueError(f"alpha must be 0 or more, not {self.alpha}")
+        if not (self.epsilon >= 0 and self.least >= 0 and self.epsilon + self.least > 0):
+            raise ValueError(
+                "epsilon or least must be above 0, or what has no error is never drawn again: got "
+                f"{self.epsilon}, {self.least}"
+            )
+
+    def raw(self, error: Tensor) -> Tensor:
+        """(B,) float64 priorities before the exponent."""
+        raw = error.abs().to(Floats).add_(self.epsilon)
+        return raw.clamp_(min=self.least) if self.least else raw
+
+
+def lap(alpha: float = 0.4, least: float = 1.0) -> Priority:
+    """The priorities of LAP; the defaults are the paper's for MuJoCo (Atari: 0.6, 0.01)."""
+    return Priority(alpha, 0.0, least)
+
+
+class Priorities:
+    """The weights of all slots, and the greatest priority, which new slots get.
+
+    ``greatest``: "ever" is the greatest priority ever seen (starting at 1), "stored" the greatest
+    that is stored now: an outlier of long ago does not keep every new slot on top then, at the cost
+    of looking at all slots.
+    """
+
+    def __init__(self, rule: Priority, greatest: Literal["ever", "stored"] = "ever") -> None:
+        self.rule = rule
+        self.greatest = greatest
+        self.sums: Sums
+        self.size = 0
+        """Slots that can be drawn."""
+        self.unsettled: list[range] = []
+        """New slots that have no weight yet."""
+
+    def prepare(self, capacity: int, device: torch.device) -> None:
+        """Take the memory for ``capacity`` slots."""
+        self.sums = make_sums(capacity, device)
+        self.capacity, self.device = capacity, device
+        self.max = torch.ones((), dtype=Floats, device=device)
+        """0-d greatest priority, before the exponent."""
+
+    def add(self, slots: range) -> None:
+        """Note new slots; they get their weight before the next draw or update."""
+        self.size = min(self.size + len(slots), self.capacity)
+        if self.unsettled and self.unsettled[-1].stop == slots.start:
+            slots = range(self.unsettled.pop().start, slots.stop)
+        self.unsettled.append(slots)
+
+    def drop(self, slots: range) -> None:
+        """Never draw these slots, the oldest, until they are added again."""
+        self.settle()
+        self.size -= len(slots)
+        self._fill(slots, torch.zeros((), dtype=Floats, device=self.device))
+
+    def settle(self) -> list[range]:
+        """Give the new slots their weight; the slots it gave one."""
+        new, self.unsettled = self.unsettled, []
+        if new:
+            value = self.max**self.rule.alpha
+            if self.greatest == "stored":
+                stored = self.sums.values.max()
+                value = torch.where(stored > 0, stored, value)
+            for slots in new:
+                self._fill(slots, value)
+        return new
+
+    def update(self, slots: Tensor, error: Tensor) -> Tensor:
+        """Weights from (B,) errors; slots dropped meanwhile stay out. The (B,) float64 weights."""
+        self.settle()
+        raw = self.rule.raw(error)
+        torch.maximum(self.max, raw.max(), out=self.max)
+        value = raw.pow_(self.rule.alpha)
+        self.sums.revise(slots, value)
+        return value
+
+    def require(self, n: int) -> None:
+        """Raises ValueError unless at least ``n`` slots can be drawn."""
+        if self.size == 0:
+            raise ValueError("cannot sample from an empty replay: add transitions first")
+        if self.size < n:
+            raise ValueError(
+                f"cannot draw {n} different transitions of {self.size}: add more first"
+            )
+
+    def _fill(self, slots: range, value: Tensor) -> None:
+        index = torch.arange(slots.start, slots.stop, device=self.device)
+        self.sums.set(index, value.expand(len(slots)))
+
+    def state_dict(self) -> State:
+        """The weights, the greatest priority, the number of slots and those without weight yet."""
+        return {
+            "values": self.sums.values.clone(),
+            "max": self.max.clone(),
+            "size": self.size,
+            "new": [[slots.start, slots.stop] for slots in self.unsettled],
+        }
+
+    def load_state_dict(self, state: State) -> None:
+        """Hold the same weights."""
+        self.unsettled = [range(start, stop) for start, stop in state["new"]]
+        self.size = state["size"]
+        self.max.copy_(state["max"])
+        index = torch.arange(self.capacity, device=self.device)
+        self.sums.set(index, state["values"].to(self.device))
+
+
+def fractions(n: int, draw: Draw, rng: torch.Generator, device: torch.device) -> Tensor:
+    """(n,) float64 in [0, 1): independent, one in each of n equal strata, or equally spaced."""
+    if draw == "with_replacement":
+        return torch.rand(n, dtype=Floats, generator=rng, device=device)
+    offset = torch.rand(
+        n if draw == "stratified" else 1, dtype=Floats, generator=rng, device=device
+    )
+    return torch.arange(n, device=device).add(offset).div_(n)
+
+
+class PrioritizedSampler:
+    """Draws slot i with probability P(i) = p_i / sum of p (Schaul et al. 2016, eq. 1).
+
+    ``draw`` chooses how a batch is drawn, each with the same P(i) on average:
+    "with_replacement"; "stratified", one from each of n equal parts of the mass (the paper's
+    appendix B.2.1), so that a slot's count in a batch is within 2 of its mean; "systematic", with
+    one offset for all parts: within 1; "distinct", no slot twice in a batch.
+    """
+
+    def __init__(
+        self,
+        seed: int = 0,
+        *,
+        priority: Priority | None = None,
+        weights: ImportanceWeights | None = None,
+        draw: Draw = "with_replacement",
+        greatest: Literal["ever", "stored"] = "ever",
+    ) -> None:
+        """Without ``weights`` there are no importance weights (LAP needs none)."""
+        self.priorities = Priorities(priority or Priority(), greatest)
+        self.weights = weights
+        self.draw: Draw = draw
+        self.batches = 0
+        self._seed = seed
+
+    def prepare(self, capacity: int, device: torch.device) -> None:
+        """Take the memory for ``capacity`` slots on ``device``."""
+        self.priorities.prepare(capacity, device)
+        self._generator = generator(self._seed, "prioritized sampler", device=device)
+
+    def add(self, slots: range) -> None:
+        """Tell that ``slots`` were written: they get the greatest priority."""
+        self.priorities.add(slots)
+
+    def drop(self, slots: range) -> None:
+        """Never draw these slots, the oldest, until they are added again."""
+        self.priorities.drop(slots)
+
+    def sample(self, n: int) -> tuple[Tensor, Tensor | None]:
+        """(n,) int64 slots and (n,) float32 importance weights or None.
+
+        Raises ValueError while too little is stored.
+        """
+        distinct = self.draw == "distinct"
+        self.priorities.require(n if distinct else 1)
+        self.priorities.settle()
+        sums = self.priorities.sums
+        if distinct:
+            slots = sums.find_distinct(n, self._generator)
+        else:
+            slots = sums.find(fractions(n, self.draw, self._generator, self.priorities.device))
+        return slots, self._weigh(sums, slots)
+
+    def _weigh(self, sums: Sums, slots: Tensor) -> Tensor | None:
+        if self.weights is None:
+            return None
+        beta = self.weights.beta_after(self.batches)
+        self.batches += 1
+        value = sums.values.index_select(0, slots)
+        return self.weights(value, sums.values, sums.total, self.priorities.size, beta)
+
+    def update(self, slots: Tensor, priority: Tensor) -> None:
+        """Set priorities from (n,) errors. Of a slot that comes twice the greatest counts."""
+        self.priorities.update(slots, priority)
+
+    def state_dict(self) -> State:
+        """Weights, generator and the count of batches."""
+        return {
+            "priorities": self.priorities.state_dict(),
+            "generator": self._generator.get_state(),
+            "batches": self.batches,
+        }
+
+    def load_state_dict(self, state: State) -> None:
+        """Continue the same stream of slots."""
+        self.priorities.load_state_dict(state["priorities"])
+        self._generator.set_state(state["generator"])
+        self.batches = state["batches"]

@@ -1,0 +1,121 @@
+"""The sum tree of the CPU, compiled by numba."""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+
+class TreeSums:
+    """Non-negative weights of ``capacity`` slots, float64, in a binary tree of their sums.
+
+    Node k has the children 2k and 2k + 1. A changed leaf has the sums above it computed again from
+    their children, so that rounding does not pile up.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        self._leaf = 1 << max(0, capacity - 1).bit_length()
+        self._tree = np.zeros(2 * self._leaf)
+        self.values = torch.from_numpy(self._tree[self._leaf : self._leaf + capacity])
+        """(capacity,) the weights; to read alone."""
+        self.total = torch.from_numpy(self._tree[1:2]).view(())
+        """0-d sum of all weights, kept up to date."""
+
+    def set(self, slots: Tensor, values: Tensor) -> None:
+        """Give (B,) slots (B,) weights; of a slot that comes twice the greatest stays.
+
+        Raises ValueError for a weight that is negative or no number; nothing is changed then.
+        """
+        _check(_set(self._tree, self._leaf, slots.numpy(), values.numpy(), False))
+
+    def revise(self, slots: Tensor, values: Tensor) -> None:
+        """``set`` for the slots whose weight is not zero; the others stay at zero."""
+        _check(_set(self._tree, self._leaf, slots.numpy(), values.numpy(), True))
+
+    def find(self, fraction: Tensor) -> Tensor:
+        """(B,) int64 slots where the running sum of weights passes (B,) fractions of the total.
+
+        Fractions are float64 in [0, 1]. A slot of weight zero is never returned, whatever the
+        rounding, while any other is there.
+        """
+        slots = torch.empty(fraction.shape, dtype=torch.int64)
+        _find(self._tree, self._leaf, fraction.numpy(), slots.numpy())
+        return slots
+
+    def find_distinct(self, n: int, generator: torch.Generator) -> Tensor:
+        """(n,) different slots, drawn one after the other in proportion to the weights left.
+
+        At least ``n`` weights must not be zero.
+        """
+        fraction = torch.rand(n, dtype=torch.float64, generator=generator)
+        slots = torch.empty(n, dtype=torch.int64)
+        _find_distinct(self._tree, self._leaf, fraction.numpy(), slots.numpy())
+        return slots
+
+
+def _check(bad: int) -> None:
+    if bad >= 0:
+        raise ValueError(f"priority {bad} of the batch is negative or no number")
+
+
+@numba.njit(cache=True)
+def _raise_sums(tree: Floats, node: int) -> None:
+    while node > 1:
+        node >>= 1
+        tree[node] = tree[2 * node] + tree[2 * node + 1]
+
+
+@numba.njit(cache=True)
+def _set(tree: Floats, leaf: int, slots: Ints, values: Floats, live_only: bool) -> int:
+    for i in range(len(slots)):
+        if not (0.0 <= values[i] < np.inf):
+            return i
+    for i in range(len(slots)):
+        if not live_only or tree[leaf + slots[i]] != 0.0:
+            tree[leaf + slots[i]] = -1.0
+    for i in range(len(slots)):
+        node = leaf + slots[i]
+        if not live_only or tree[node] != 0.0:
+            tree[node] = max(tree[node], values[i])
+    for i in range(len(slots)):
+        _raise_sums(tree, leaf + slots[i])
+    return -1
+
+
+@numba.njit(cache=True)
+def _descend(tree: Floats, leaf: int, mass: float) -> int:
+    node = 1
+    while node < leaf:
+        left = tree[2 * node]
+        # Rounding may carry the mass past the end: a child without weight is never entered.
+        if mass < left or tree[2 * node + 1] == 0.0:
+            node = 2 * node
+        else:
+            mass -= left
+            node = 2 * node + 1
+    return node - leaf
+
+
+@numba.njit(cache=True)
+def _find(tree: Floats, leaf: int, fraction: Floats, slots: Ints) -> None:
+    for i in range(len(fraction)):
+        slots[i] = _descend(tree, leaf, fraction[i] * tree[1])
+
+
+@numba.njit(cache=True)
+def _find_distinct(tree: Floats, leaf: int, fraction: Floats, slots: Ints) -> None:
+    taken = np.empty(len(fraction))
+    for i in range(len(fraction)):
+        slots[i] = _descend(tree, leaf, fraction[i] * tree[1])
+        taken[i] = tree[leaf + slots[i]]
+        tree[leaf + slots[i]] = 0.0
+        _raise_sums(tree, leaf + slots[i])
+    for i in range(len(fraction)):
+        tree[leaf + slots[i]] = taken[i]
+        _raise_sums(tree, leaf + slots[i])

@@ -1,0 +1,159 @@
+"""The samplers by the names that configs use, their settings, and how they are built."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+from rlsuite.buffers import (
+    DenseRRMSampler,
+    ImportanceWeights,
+    LazyRRMSampler,
+    PrioritizedSampler,
+    Priority,
+    RankSampler,
+    RecencySampler,
+    ReshuffleSampler,
+    UniformSampler,
+    lap,
+)
+from rlsuite.buffers.prioritized import Draw
+from rlsuite.settings import Fraction, NonNegative, Positive, PositiveCount, settings
+from rlsuite.types import Sampler
+
+
+@settings
+class NoSettings:
+    """There is nothing to set."""
+
+
+@settings
+class RecencyConfig:
+    """Recent transitions are drawn more often."""
+
+    horizon: Positive = 100_000.0
+    """Age in transitions at which the probability has fallen to 1/e."""
+
+
+@settings
+class RankConfig:
+    """Rank-based prioritized replay (Schaul et al. 2016)."""
+
+    alpha: NonNegative = 0.7
+    """Probability is rank**-alpha."""
+    beta: Fraction = 0.5
+    """Exponent of the importance weights at the start."""
+    anneal_beta: Literal["training"] | PositiveCount | None = "training"
+    """Updates over which beta rises to 1: all of the training, a number, or unset to keep it."""
+
+
+@settings
+class PrioritizedConfig:
+    """Proportional prioritized replay (Schaul et al. 2016)."""
+
+    alpha: NonNegative = 0.6
+    """Exponent of the priority |error| + epsilon."""
+    epsilon: Positive = 1e-6
+    """Added to the error, so that nothing is never drawn again."""
+    beta: Fraction = 0.4
+    """Exponent of the importance weights at the start."""
+    anneal_beta: Literal["training"] | PositiveCount | None = "training"
+    """Updates over which beta rises to 1: all of the training, a number, or unset to keep it."""
+    normalize: Literal["batch", "buffer", "none"] = "batch"
+    """Importance weights are divided by the greatest of the batch, by the greatest that any stored
+    transition would have, or not at all."""
+    draw: Draw = "with_replacement"
+    """"with_replacement", "stratified", "systematic" or "distinct" (none twice in a batch)."""
+    new: Literal["ever", "stored"] = "ever"
+    """New transitions get the greatest priority ever seen, or the greatest stored now."""
+
+
+@settings
+class LAPConfig:
+    """Loss-adjusted prioritized replay (Fujimoto et al. 2020), for a Huber loss."""
+
+    alpha: NonNegative = 0.4
+    """Exponent of the priority (Atari: 0.6)."""
+    least: Positive = 1.0
+    """Least priority: the threshold of the agent's Huber loss (Atari: 0.01)."""
+    draw: Draw = "stratified"
+    """"with_replacement", "stratified", "systematic" or "distinct" (none twice in a batch)."""
+
+
+@settings
+class RRMConfig:
+    """Prioritized random reshuffling by masking (Fujita 2025), with the priorities of LAP."""
+
+    alpha: NonNegative = 0.6
+    """Exponent of the priority."""
+    least: Positive = 0.01
+    """Least priority: the threshold of the agent's Huber loss."""
+    draw: Literal["distinct", "stratified"] = "distinct"
+    """"distinct": none twice in a batch; "stratified": one from each of equal parts of the mass."""
+    deficit_cap: Positive | None = None
+    """Most draws that a transition may lag behind; unset is the paper's."""
+
+
+class Context(NamedTuple):
+    """What a sampler is built from beside its settings."""
+
+    seed: int
+    updates: int
+    """Of the whole training."""
+    is_cpu: bool
+
+
+class SamplerEntry(NamedTuple):
+    """What a config needs to know of a sampler."""
+
+    config: type
+    build: Callable[[Any, Context], Sampler]
+
+
+def _weights(config: Any, context: Context) -> ImportanceWeights:
+    anneal = context.updates if config.anneal_beta == "training" else config.anneal_beta
+    return ImportanceWeights(config.beta, anneal, getattr(config, "normalize", "batch"))
+
+
+def _rank(config: RankConfig, context: Context) -> Sampler:
+    return RankSampler(context.seed, alpha=config.alpha, weights=_weights(config, context))
+
+
+def _prioritized(config: PrioritizedConfig, context: Context) -> Sampler:
+    return PrioritizedSampler(
+        context.seed,
+        priority=Priority(config.alpha, config.epsilon),
+        weights=_weights(config, context),
+        draw=config.draw,
+        greatest=config.new,
+    )
+
+
+def _lap(config: LAPConfig, context: Context) -> Sampler:
+    priority = lap(config.alpha, config.least)
+    return PrioritizedSampler(context.seed, priority=priority, draw=config.draw)
+
+
+def _rrm(config: RRMConfig, context: Context) -> Sampler:
+    sampler = LazyRRMSampler if context.is_cpu else DenseRRMSampler
+    return sampler(
+        context.seed,
+        priority=lap(config.alpha, config.least),
+        draw=config.draw,
+        deficit_cap=config.deficit_cap,
+    )
+
+
+SAMPLERS: dict[str, SamplerEntry] = {
+    "reshuffle": SamplerEntry(NoSettings, lambda _, context: ReshuffleSampler(context.seed)),
+    "uniform": SamplerEntry(NoSettings, lambda _, context: UniformSampler(context.seed)),
+    "recency": SamplerEntry(
+        RecencyConfig,
+        lambda config, context: RecencySampler(context.seed, horizon=config.horizon),
+    ),
+    "prioritized": SamplerEntry(PrioritizedConfig, _prioritized),
+    "rank": SamplerEntry(RankConfig, _rank),
+    "lap": SamplerEntry(LAPConfig, _lap),
+    "rrm": SamplerEntry(RRMConfig, _rrm),
+}
+"""By the ``replay.sampler`` of a config."""
