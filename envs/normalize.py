@@ -158,6 +158,8 @@ class RewardNorm:
 class NormalizedVectorEnv:
     """A ``VectorEnv`` around another one, whose observations and rewards it normalises.
 
+    The other one has to step all its environments together (``spec.group_size`` N).
+
     Every observation that an environment returns is counted once: those of ``reset``; after a step
     every ``next_obs``, last ones of episodes included, and the first one of each episode that
     begins. The step's ``next_obs`` and ``obs`` are both normalised after that, with the same
@@ -199,22 +201,24 @@ class NormalizedVectorEnv:
         self._obs = self._normalize(obs)
         return self._obs
 
-    def step(self, action: Tree) -> Stepped:
+    def step(self, action: Tree, extra: dict[str, Tensor] | None = None) -> Stepped:
         """One step of every environment with (N, ...) actions, on any device."""
-        raw = self._envs.step(action)
+        new = self._envs.step(action, extra)
+        raw = new.step
         ended = raw.terminated | raw.truncated
         self._count(raw.next_obs)
-        if raw.episodes:
-            self._count(map_tree(lambda leaf: leaf[ended], raw.obs))
+        if new.episodes:
+            self._count(map_tree(lambda leaf: leaf[ended], new.obs))
         next_obs = self._normalize(raw.next_obs)
-        self._obs = self._normalize(raw.obs) if raw.episodes else next_obs
+        obs, self._obs = self._obs, self._normalize(new.obs) if new.episodes else next_obs
         reward = raw.reward
         if self._reward_norm is not None:
             assert isinstance(reward, Tensor)
             if self._update:
                 self._reward_norm.update(reward, ended)
             reward = self._reward_norm.normalize(reward)
-        return raw._replace(reward=reward, next_obs=next_obs, obs=self._obs)
+        step = replace(raw, obs=obs, reward=reward, next_obs=next_obs)
+        return Stepped(step, self._obs, new.episodes)
 
     def sample_actions(self) -> Tree:
         """(N, ...) uniformly random actions from the environment's own generator."""

@@ -14,7 +14,7 @@ from rlsuite.envs.lane import End, EpisodeLog, Lane, LocalLanes, Rows
 from rlsuite.envs.layout import ActionCodec, Array, ObservationLayout, fresh
 from rlsuite.rng import generator
 from rlsuite.tree import leaves, map_tree
-from rlsuite.types import Episode, Spec, State, Stepped, Tree
+from rlsuite.types import Episode, Spec, State, Step, Stepped, Tree
 
 
 class Lanes(Protocol):
@@ -72,6 +72,20 @@ def episode_limit(env: gym.Env[Any, Any]) -> int | None:
     return None
 
 
+def frame_stack(env: gym.Env[Any, Any]) -> int:
+    """Frames that ``gymnasium.wrappers.FrameStackObservation`` put on the first axis, 1 if none.
+
+    Wrappers around it must leave its observations as they are.
+    """
+    inner = env
+    while isinstance(inner, gym.Wrapper) and not isinstance(inner, gym.ObservationWrapper):
+        if isinstance(inner, gym.wrappers.FrameStackObservation):
+            is_outermost = env.observation_space == inner.observation_space
+            return inner.stack_size if is_outermost else 1
+        inner = inner.env
+    return 1
+
+
 class _Output(NamedTuple):
     """Fresh tensors for what one step returns, and views to write them."""
 
@@ -106,10 +120,12 @@ class LaneVectorEnv:
     ) -> None:
         self.spec = Spec(
             num_envs,
+            num_envs,
             example.observation_space,
             example.action_space,
             episode_limit(example),
             resumable,
+            frame_stack(example),
         )
         self._groups = groups
         self._layout = ObservationLayout(example.observation_space)
@@ -133,11 +149,11 @@ class LaneVectorEnv:
         self._log.obs, _, _ = self._begin()
         return self._log.obs
 
-    def step(self, action: Tree) -> Stepped:
+    def step(self, action: Tree, extra: dict[str, Tensor] | None = None) -> Stepped:
         """One step of every environment with (N, ...) actions, on any device.
 
-        Raises ``RuntimeError`` if an environment does; only ``reset`` and ``load_state_dict`` are
-        possible after that.
+        ``extra`` comes back in the transition. Raises ``RuntimeError`` if an environment does; only
+        ``reset`` and ``load_state_dict`` are possible after that.
         """
         self._check_ready()
         actions = self._codec.encode(action)
@@ -153,17 +169,19 @@ class LaneVectorEnv:
             lanes.step(rows)
         output.reward_array[:] = rows.reward
         self._log.record(actions, rows.reward)
-        self._log.obs = output.next_obs
+        obs, self._log.obs = self._log.obs, output.next_obs
         episodes = self._end(rows.ends, output) if rows.ends else []
         self._is_ready = True
-        return Stepped(
+        step = Step(
+            obs,
+            action,
             output.reward,
             output.next_obs,
             output.terminated,
             output.truncated,
-            self._log.obs,
-            episodes,
+            extra or {},
         )
+        return Stepped(step, self._log.obs, episodes)
 
     def sample_actions(self) -> Tree:
         """(N, ...) uniform actions: float32 within the Box, int64 if Discrete.

@@ -202,7 +202,7 @@ def load(folder: str | Path) -> Any:
 
 def _load_agent(experiment: Experiment, state: dict[str, Any]) -> Any:
     env = env_maker(experiment.env)()
-    spec = Spec(1, env.observation_space, env.action_space, None)
+    spec = Spec(1, 1, env.observation_space, env.action_space, None)
     env.close()
     agent = build_agent(experiment, spec)
     agent.load_state_dict(state["agent"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from rlsuite.parts import Due
 from rlsuite.run import Run
 from rlsuite.settings import Count, NonNegative, PositiveCount, settings
-from rlsuite.types import Agent, ReplayMemory, Step, VectorEnv
+from rlsuite.types import Agent, ReplayMemory, VectorEnv
 
 
 @settings
@@ -36,13 +36,12 @@ def replay_loop(
     while run.transitions < plan.total_transitions:
         warming_up = run.transitions < plan.warmup_transitions
         action, extra = (envs.sample_actions(), {}) if warming_up else agent.act(obs)
-        new = envs.step(action)
-        replay.add(
-            Step(obs, action, new.reward, new.next_obs, new.terminated, new.truncated, extra)
-        )
+        new = envs.step(action, extra)
+        replay.add(new.step)
         obs = new.obs
-        run.advance(envs.spec.num_envs, new.episodes)
-        for _ in range(0 if warming_up else due(envs.spec.num_envs)):
+        transitions = len(new.step.terminated)
+        run.advance(transitions, new.episodes)
+        for _ in range(0 if warming_up else due(transitions)):
             batch = replay.sample(plan.batch_size)
             out = agent.update(batch)
             replay.update(batch, out.priority)

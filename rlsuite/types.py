@@ -50,7 +50,8 @@ class Step:
     terminated: Tensor
     """(N,) bool: the task ended; nothing to bootstrap from."""
     truncated: Tensor
-    """(N,) bool: the episode was cut; bootstrap from ``next_obs``."""
+    """(N,) bool: the episode was cut; bootstrap from ``next_obs``. May be True beside
+    ``terminated``."""
     extra: dict[str, Tensor] = field(default_factory=dict)
     """(N, ...) whatever ``Agent.act`` returned beside the action."""
 
@@ -112,16 +113,11 @@ class Episode(NamedTuple):
 class Stepped(NamedTuple):
     """What ``VectorEnv.step`` returns: fresh tensors on the CPU, never overwritten later."""
 
-    reward: Tree
-    """(N,) float32."""
-    next_obs: Tree
-    """(N, ...) the true successor of what was acted on."""
-    terminated: Tensor
-    """(N,) bool."""
-    truncated: Tensor
-    """(N,) bool; may be True beside ``terminated``."""
+    step: Step
+    """The transition that finished, of M environments; with several groups it began at an earlier
+    call, and there is none, zero rows, until the first group's turn comes again."""
     obs: Tree
-    """(N, ...) what to act on next: where an episode ended, the first of the next one."""
+    """(M, ...) what to act on next: where an episode ended, the first of the next one."""
     episodes: list[Episode]
     """Those that ended in this step, by environment."""
 
@@ -131,6 +127,10 @@ class Spec:
     """What is fixed about a ``VectorEnv``."""
 
     num_envs: int
+    """N, over all groups."""
+    group_size: int
+    """M, the environments of one step. They take turns in N/M groups; M = N if all are stepped
+    together. Group g holds environments gM to gM + M-1."""
     observation_space: gym.Space[Any]
     """Of one environment."""
     action_space: gym.Space[Any]
@@ -139,6 +139,9 @@ class Spec:
     """Steps after which an episode is truncated, if known."""
     resumable: bool = True
     """Whether replaying an episode's seed and actions restores it exactly."""
+    frame_stack: int = 1
+    """S, the frames stacked on the first axis of an observation, the oldest first: a frame is in S
+    consecutive observations. 1 if observations are not stacked."""
 
 
 class Stateful(Protocol):
@@ -203,10 +206,13 @@ class ReplayMemory(Stateful, Protocol):
 
 
 class VectorEnv(Protocol):
-    """``N`` environments stepped together, each reset by itself when its episode ends.
+    """``N`` environments, each reset by itself when its episode ends.
 
-    Every episode is reset with a seed that follows from (seed, environment, episode number), so
-    that the seed and the actions of the unfinished episodes are all that a checkpoint needs.
+    All are stepped together, M = N; or groups of M take turns, so that one is stepped while the
+    others' actions are chosen: a step then takes one group's actions and returns the transitions of
+    the group whose turn is next. Every episode is reset with a seed that follows from (seed,
+    environment, episode number), so that the seed and the actions of the unfinished episodes are
+    all that a checkpoint needs.
     """
 
     spec: Spec
@@ -216,16 +222,19 @@ class VectorEnv(Protocol):
         """Environments whose unfinished episode the last ``load_state_dict`` could not restore."""
 
     def reset(self, seed: int | None = None) -> Tree:
-        """Begin episode 0 everywhere; (N, ...) observations."""
+        """Begin episode 0 everywhere; (M, ...) observations."""
 
-    def step(self, action: Tree) -> Stepped:
-        """One step of every environment with (N, ...) actions, on any device."""
+    def step(self, action: Tree, extra: dict[str, Tensor] | None = None) -> Stepped:
+        """One step of the M environments last observed, with (M, ...) actions, on any device.
+
+        ``extra`` comes back beside the actions in the transition's ``Step``.
+        """
 
     def sample_actions(self) -> Tree:
-        """(N, ...) uniformly random actions from the environment's own generator."""
+        """(M, ...) uniformly random actions from the environment's own generator."""
 
     def observe(self) -> Tree:
-        """(N, ...) what to act on now."""
+        """(M, ...) what to act on now."""
 
     def state_dict(self) -> State:
         """Seeds and actions of the unfinished episodes, and the action generator."""

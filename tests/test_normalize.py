@@ -56,18 +56,20 @@ def test_every_observation_is_counted_once(make):
     for _ in range(80):
         actions = raw.sample_actions()
         assert same_bits(actions, envs.sample_actions())
-        step, plain = envs.step(actions), raw.step(actions)
+        before, new, new_plain = envs.observe(), envs.step(actions), raw.step(actions)
+        step, plain = new.step, new_plain.step
         over = plain.terminated | plain.truncated
         stream.append(plain.next_obs)
         if over.any():
-            stream.append(map_tree(lambda leaf, over=over: leaf[over], plain.obs))
+            stream.append(map_tree(lambda leaf, over=over: leaf[over], new_plain.obs))
+        assert same_bits(step.obs, before) and same_bits(step.action, plain.action)
         check_normalised(step.next_obs, plain.next_obs, stream)
-        check_normalised(step.obs, plain.obs, stream)
-        assert same_bits(envs.observe(), step.obs)
-        assert [e[:4] for e in step.episodes] == [e[:4] for e in plain.episodes]
+        check_normalised(new.obs, new_plain.obs, stream)
+        assert same_bits(envs.observe(), new.obs)
+        assert [e[:4] for e in new.episodes] == [e[:4] for e in new_plain.episodes]
         assert torch.equal(step.terminated, plain.terminated)
         assert torch.equal(step.truncated, plain.truncated)
-        ended += len(step.episodes)
+        ended += len(new.episodes)
     assert ended > 5
 
 
@@ -87,14 +89,15 @@ def test_rewards_equal_the_definition_and_episodes_keep_theirs():
     returns, seen = np.zeros(2), []
     for _ in range(60):
         actions = raw.sample_actions()
-        step, plain = envs.step(actions), raw.step(actions)
+        new, new_plain = envs.step(actions), raw.step(actions)
+        step, plain = new.step, new_plain.step
         returns = 0.97 * returns + plain.reward.numpy().astype(np.float64)
         seen.extend(returns)
         expected = plain.reward.numpy() / np.sqrt(np.var(seen) + 1e-8)
         assert np.allclose(step.reward.numpy(), np.clip(expected, -10, 10), rtol=1e-5)
         assert step.reward.dtype == torch.float32
         returns[(plain.terminated | plain.truncated).numpy()] = 0
-        assert [e[:4] for e in step.episodes] == [e[:4] for e in plain.episodes]
+        assert [e[:4] for e in new.episodes] == [e[:4] for e in new_plain.episodes]
 
 
 def test_rewards_are_clipped():
@@ -130,7 +133,7 @@ def test_equals_gymnasium_within_an_episode():
     wrapper.reset()
     for _ in range(150):
         actions = raw.sample_actions()
-        step, plain = obs.step(actions), raw.step(actions)
+        step, plain = obs.step(actions).step, raw.step(actions).step
         rewards.append(plain.reward.item())
         expected = np.clip(wrapper.step(0)[1], -10, 10)
         assert step.reward.item() == pytest.approx(float(np.squeeze(expected)), rel=1e-5)
@@ -187,9 +190,9 @@ def test_frozen_uses_the_statistics_and_never_changes_them():
         expected = ((plain.double() - before[0]["mean"]) / scale).clamp(-10, 10)
         assert torch.allclose(obs.double(), expected, rtol=1e-6)
         actions = raw.sample_actions()
-        step, plain_step = frozen.step(actions), raw.step(actions)
-        assert torch.equal(step.reward, plain_step.reward)
-        obs, plain = step.obs, plain_step.obs
+        new, new_plain = frozen.step(actions), raw.step(actions)
+        assert torch.equal(new.step.reward, new_plain.step.reward)
+        obs, plain = new.obs, new_plain.obs
     after = envs._obs_norm.state_dict()["0"], envs._reward_norm.state_dict()["moments"]
     for old, new in zip(before, after, strict=True):
         assert old["count"] == new["count"] and torch.equal(old["mean"], new["mean"])

@@ -22,6 +22,7 @@ from rlsuite.envs import SerialVectorEnv, make_env
 from rlsuite.errors import UserError
 from rlsuite.rng import derive_seed
 from rlsuite.tree import leaves
+from rlsuite.types import Episode, Step, Stepped
 
 GYMNASIUM = {
     "CartPole-v1": None,
@@ -52,9 +53,16 @@ def same_bits(a, b):
     )
 
 
+def trees(stepped):
+    """Everything that a step brought but the episodes."""
+    step = stepped.step
+    ends = (step.terminated, step.truncated)
+    return (step.obs, step.action, step.reward, step.next_obs, *ends, step.extra, stepped.obs)
+
+
 def same_step(a, b):
     """Equal in everything but the wall time."""
-    return all(same_bits(x, y) for x, y in zip(a[:5], b[:5], strict=True)) and [
+    return all(same_bits(x, y) for x, y in zip(trees(a), trees(b), strict=True)) and [
         e[:4] for e in a.episodes
     ] == [e[:4] for e in b.episodes]
 
@@ -90,6 +98,7 @@ class Reference:
 
     def step(self, actions):
         rewards, nexts, ends, cuts, obs, episodes = [], [], [], [], [], []
+        before = self.obs
         for i, (env, action) in enumerate(zip(self.envs, actions, strict=True)):
             is_box = isinstance(env.action_space, gym.spaces.Box)
             given = np.array(action, env.action_space.dtype) if is_box else int(action)
@@ -109,14 +118,17 @@ class Reference:
                 self.rewards[i] = []
                 observation = self.reset(i)
             obs.append(observation)
-        return (
-            torch.tensor(np.array(rewards, np.float64), dtype=torch.float32),
+        self.obs = to_tree(obs)
+        rewards = torch.tensor(np.array(rewards, np.float64), dtype=torch.float32)
+        step = Step(
+            before,
+            torch.from_numpy(actions),
+            rewards,
             to_tree(nexts),
             torch.tensor(ends),
             torch.tensor(cuts),
-            to_tree(obs),
-            episodes,
         )
+        return Stepped(step, self.obs, [Episode(*episode, 0.0) for episode in episodes])
 
 
 def check_against_reference(make, num_envs, seed, steps):
@@ -127,9 +139,7 @@ def check_against_reference(make, num_envs, seed, steps):
     for _ in range(steps):
         actions = envs.sample_actions()
         step = envs.step(actions.clone())
-        expected = reference.step(actions.numpy())
-        assert all(same_bits(x, y) for x, y in zip(step[:5], expected[:5], strict=True))
-        assert [e[:4] for e in step.episodes] == expected[5]
+        assert same_step(step, reference.step(actions.numpy()))
         assert same_bits(envs.observe(), step.obs)
         ended += len(step.episodes)
     envs.close()
@@ -177,17 +187,22 @@ def test_true_successor_and_next_beginning():
     # acted on next has step 0 and another seed.
     envs = SerialVectorEnv(functools.partial(CountingEnv, ((2, False, True),)), 2, seed=11)
     first = envs.reset()
-    step = envs.step(torch.tensor([1, 2]))
-    assert step.obs is step.next_obs and step.episodes == []
-    step = envs.step(torch.tensor([1, -2]))
+    extra = {"entropy": torch.tensor([0.5, 0.25])}
+    new = envs.step(torch.tensor([1, 2]), extra)
+    assert new.step.obs is first and new.step.action.tolist() == [1, 2]
+    assert new.step.extra is extra
+    assert new.obs is new.step.next_obs and new.episodes == []
+    second, new = new.obs, envs.step(torch.tensor([1, -2]))
+    step = new.step
+    assert step.obs is second and step.action.tolist() == [1, -2] and step.extra == {}
     assert step.next_obs[:, 2].tolist() == [2, 2] and step.next_obs[:, 3].tolist() == [2, 0]
     assert torch.equal(step.next_obs[:, :2], first[:, :2])
-    assert step.obs[:, 2:].tolist() == [[0, 0], [0, 0]]
+    assert new.obs[:, 2:].tolist() == [[0, 0], [0, 0]]
     seeds = [derive_seed(11, "episode", i, 1, bits=31) for i in range(2)]
-    assert step.obs[:, :2].tolist() == [list(divmod(seed, 2**16)) for seed in seeds]
+    assert new.obs[:, :2].tolist() == [list(divmod(seed, 2**16)) for seed in seeds]
     assert step.truncated.tolist() == [True, True] and step.terminated.tolist() == [False, False]
-    assert [(e.env, e.number, e.length) for e in step.episodes] == [(0, 0, 2), (1, 0, 2)]
-    assert all(e.seconds > 0 for e in step.episodes)
+    assert [(e.env, e.number, e.length) for e in new.episodes] == [(0, 0, 2), (1, 0, 2)]
+    assert all(e.seconds > 0 for e in new.episodes)
 
 
 def test_every_episode_has_its_own_seed():
@@ -222,8 +237,9 @@ def test_outputs_are_never_overwritten_and_aligned():
     pointers = []
     for _ in range(100):
         step = envs.step(envs.sample_actions())
-        kept += [(tensor, tensor.clone()) for tensor in step[:5]]
-        pointers += [tensor.data_ptr() for tensor in step[:5]]
+        new = [tree for tree in trees(step)[2:] if len(tree)]
+        kept += [(tensor, tensor.clone()) for tensor in new]
+        pointers += [tensor.data_ptr() for tensor in new]
     assert all(same_bits(tensor, copy) for tensor, copy in kept)
     assert all(pointer % 64 == 0 for pointer in pointers)
 
@@ -254,6 +270,19 @@ def test_episode_limit():
     make = functools.partial(make_env, "toy_envs:make_counting", time_limit=2)
     assert SerialVectorEnv(make, 1).spec.episode_limit == 2
     assert SerialVectorEnv(CountingEnv, 1).spec.episode_limit is None
+
+
+def test_groups_and_frame_stack():
+    def stacked(outer):
+        env = gym.wrappers.FrameStackObservation(make_env("toy_envs:make_counting"), 3)
+        return outer(gym.wrappers.RecordEpisodeStatistics(env))
+
+    spec = SerialVectorEnv(CountingEnv, 3).spec
+    assert spec.num_envs == spec.group_size == 3 and spec.frame_stack == 1
+    assert SerialVectorEnv(lambda: stacked(lambda env: env), 1).spec.frame_stack == 3
+    assert (
+        SerialVectorEnv(lambda: stacked(gym.wrappers.FlattenObservation), 1).spec.frame_stack == 1
+    )
 
 
 def test_failing_environment_is_named_and_reset_recovers():
