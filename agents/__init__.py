@@ -2,10 +2,11 @@
 
 from typing import Any, NamedTuple
 
-from rlsuite.agents import sac
+from rlsuite.agents import dqn, sac
+from rlsuite.agents.dqn import DQN, DQNConfig
 from rlsuite.agents.sac import SAC, SACConfig
 
-__all__ = ["AGENTS", "SAC", "AgentEntry", "SACConfig"]
+__all__ = ["AGENTS", "DQN", "SAC", "AgentEntry", "DQNConfig", "SACConfig"]
 
 
 class AgentEntry(NamedTuple):
@@ -19,7 +20,10 @@ class AgentEntry(NamedTuple):
     """Name to meaning of what ``update`` reports."""
 
 
-AGENTS = {"sac": AgentEntry(SAC, SACConfig, sac.METRICS)}
+AGENTS = {
+    "sac": AgentEntry(SAC, SACConfig, sac.METRICS),
+    "dqn": AgentEntry(DQN, DQNConfig, dqn.METRICS),
+}
 """By the ``algorithm`` of a config."""
 
 if __name__ == "agents":

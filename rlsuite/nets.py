@@ -1,14 +1,22 @@
-"""Multilayer perceptrons, single and as an ensemble in one batched product a layer."""
+"""Networks: an ensemble of perceptrons in one batched product a layer; values of discrete actions.
+
+Weights are drawn on the CPU from a given generator, so that they are the same on every device.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal
 
+import gymnasium as gym
+import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+
+from rlsuite.errors import UserError
 
 Init = Literal["torch", "xavier"]
 
@@ -17,8 +25,7 @@ class EnsembleMLP(nn.Module):
     """K perceptrons with ReLU between layers; their weights are stacked: (K, in, out).
 
     ``init``: "torch" draws weights and biases from U(-1/sqrt(in), 1/sqrt(in)), PyTorch's default
-    for a linear layer; "xavier" weights from U(+-sqrt(6 / (in + out))) and zero biases. Weights are
-    drawn on the CPU, so that they are the same on every device.
+    for a linear layer; "xavier" weights from U(+-sqrt(6 / (in + out))) and zero biases.
     """
 
     def __init__(
@@ -54,3 +61,138 @@ class EnsembleMLP(nn.Module):
             if layer < last:
                 h = torch.relu(h)
         return h
+
+
+NATURE = ((32, 8, 4), (64, 4, 2), (64, 3, 1))
+"""Channels, kernel and stride of each convolution of Mnih et al., Nature 518 (2015)."""
+MINATAR = ((16, 3, 1),)
+"""Those for images too small for it (Young & Tian, arXiv 1903.03176)."""
+_NATURE_SIDE = 36
+"""The smallest side that leaves a pixel after NATURE."""
+
+
+def _drawn(
+    layer: nn.Linear | nn.Conv2d, generator: torch.Generator, device: torch.device
+) -> nn.Linear | nn.Conv2d:
+    """The layer with weights and biases from U(-1/sqrt(in), 1/sqrt(in)), PyTorch's default."""
+    bound = 1.0 / math.sqrt(math.prod(layer.weight.shape[1:]))
+    for name, p in list(layer.named_parameters()):
+        value = torch.empty(p.shape).uniform_(-bound, bound, generator=generator)
+        setattr(layer, name, nn.Parameter(value.to(device)))
+    return layer
+
+
+class Encoder(nn.Module):
+    """Observations of a Box, (B, *shape) of any dtype, to (B, ``features``) float32.
+
+    Three-dimensional observations are images, with their channels first or last, whichever axis is
+    shorter (first if equal). They go through convolutions with ReLU: NATURE if both sides have 36
+    pixels, else MINATAR; uint8 is scaled by 1/255. Everything else is flattened as it is.
+
+    Raises UserError unless the space is a Box.
+    """
+
+    def __init__(
+        self, space: gym.Space[Any], *, generator: torch.Generator, device: torch.device
+    ) -> None:
+        super().__init__()
+        if not isinstance(space, gym.spaces.Box):
+            raise UserError(f"the network needs Box observations, the environment has {space}")
+        self.convolutions = nn.ModuleList()
+        self.features = int(np.prod(space.shape))
+        if len(space.shape) != 3:
+            return
+        self.channels_last = space.shape[2] < space.shape[0]
+        channels, *sides = space.shape
+        if self.channels_last:
+            *sides, channels = space.shape
+        self.scale = 1.0 / 255.0 if space.dtype == np.uint8 else 1.0
+        for filters, kernel, stride in NATURE if min(sides) >= _NATURE_SIDE else MINATAR:
+            layer = nn.Conv2d(channels, filters, kernel, stride, device="meta")
+            self.convolutions.append(_drawn(layer, generator, device))
+            channels, sides = filters, [(side - kernel) // stride + 1 for side in sides]
+        if min(sides) < 1:
+            raise UserError(f"images need 3 pixels a side, the environment has {space.shape}")
+        self.features = channels * math.prod(sides)
+
+    def forward(self, obs: Tensor) -> Tensor:
+        """(B, *shape) to (B, features)."""
+        if not self.convolutions:
+            return obs.reshape(obs.shape[0], -1).to(torch.float32)
+        x = obs.permute(0, 3, 1, 2) if self.channels_last else obs
+        # On a CPU convolutions are faster with the channels innermost.
+        x = x.to(torch.float32).contiguous(memory_format=torch.channels_last)
+        first, *rest = self.convolutions
+        assert isinstance(first, nn.Conv2d)
+        # Scaling the weight is cheaper than scaling the pixels, and the same.
+        x = F.relu(F.conv2d(x, first.weight * self.scale, first.bias, first.stride))
+        for layer in rest:
+            x = F.relu(layer(x))
+        return x.flatten(1)
+
+
+def _perceptron(
+    sizes: Sequence[int], generator: torch.Generator, device: torch.device
+) -> nn.Sequential:
+    """Linear layers with ReLU between them, not after the last."""
+    layers: list[nn.Module] = []
+    for fan_in, fan_out in pairwise(sizes):
+        layers += [nn.ReLU()] if layers else []
+        layers += [_drawn(nn.Linear(fan_in, fan_out, device="meta"), generator, device)]
+    return nn.Sequential(*layers)
+
+
+class Network(nn.Module):
+    """An ``Encoder``, fully connected layers of ``hidden`` units with ReLU, ``outputs`` numbers."""
+
+    def __init__(
+        self,
+        space: gym.Space[Any],
+        hidden: Sequence[int],
+        outputs: int,
+        *,
+        generator: torch.Generator,
+        device: torch.device,
+    ) -> None:
+        super().__init__()
+        self.encoder = Encoder(space, generator=generator, device=device)
+        sizes = [self.encoder.features, *hidden, outputs]
+        self.head = _perceptron(sizes, generator, device)
+
+    def forward(self, obs: Tensor) -> Tensor:
+        """(B, *shape) to (B, outputs)."""
+        out: Tensor = self.head(self.encoder(obs))
+        return out
+
+
+class DuelingNetwork(nn.Module):
+    """Q = V + A - mean of A over actions (Wang et al., arXiv 1511.06581, eq. 9).
+
+    The streams of V and A have a last hidden layer each; they share those before and the encoder.
+    """
+
+    def __init__(
+        self,
+        space: gym.Space[Any],
+        hidden: Sequence[int],
+        outputs: int,
+        *,
+        generator: torch.Generator,
+        device: torch.device,
+    ) -> None:
+        super().__init__()
+        self.encoder = Encoder(space, generator=generator, device=device)
+        shared = [self.encoder.features, *hidden[:-1]]
+        self.body = _perceptron(shared, generator, device)
+        stream = [shared[-1], *hidden[-1:]]
+        self.value = _perceptron([*stream, 1], generator, device)
+        self.advantage = _perceptron([*stream, outputs], generator, device)
+
+    def forward(self, obs: Tensor) -> Tensor:
+        """(B, *shape) to (B, outputs)."""
+        h = self.encoder(obs)
+        if len(self.body):
+            h = F.relu(self.body(h))
+        advantage: Tensor = self.advantage(h)
+        value: Tensor = self.value(h)
+        return value + advantage - advantage.mean(1, keepdim=True)

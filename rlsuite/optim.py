@@ -13,11 +13,14 @@ from rlsuite.errors import UserError
 from rlsuite.types import State
 
 
-def make_optimizer(name: str, params: Iterable[nn.Parameter], lr: float) -> torch.optim.Optimizer:
+def make_optimizer(
+    name: str, params: Iterable[nn.Parameter], lr: float, eps: float | None = None
+) -> torch.optim.Optimizer:
     """The optimizer of class ``name`` of ``torch.optim``, else of the package pytorch-optimizer.
 
-    The fused kernel is taken where the class has one. Gradients get fixed memory here, so that a
-    step can be captured in a CUDA graph. Raises UserError for an unknown name.
+    ``eps`` is added to the denominator of its steps; None keeps the class's own. The fused kernel
+    is taken where the class has one. Gradients get fixed memory here, so that a step can be
+    captured in a CUDA graph. Raises UserError for an unknown name.
     """
     params = list(params)
     for p in params:
@@ -39,19 +42,26 @@ def make_optimizer(name: str, params: Iterable[nn.Parameter], lr: float) -> torc
             f"unknown optimizer {name!r}: take Adam, AdamW, RMSprop, ... of torch.optim, or one "
             "of pytorch-optimizer"
         )
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = {} if eps is None else {"eps": eps}
     if cls in (torch.optim.Adam, torch.optim.AdamW):
-        options = {"fused": True, "capturable": params[0].is_cuda}
+        options |= {"fused": True, "capturable": params[0].is_cuda}
     try:
         return cls(params, **{"lr": lr, **options})
     except (TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"optimizer {name!r} cannot be used here: {error}") from error
 
 
-def descend(loss: Tensor, optimizer: torch.optim.Optimizer) -> None:
-    """One optimizer step down the gradient of ``loss``, in its own parameters alone."""
+def descend(
+    loss: Tensor, optimizer: torch.optim.Optimizer, max_grad_norm: float | None = None
+) -> None:
+    """One optimizer step down the gradient of ``loss``, in its own parameters alone.
+
+    A gradient longer than ``max_grad_norm``, over all parameters, is scaled down to it.
+    """
     params = [p for group in optimizer.param_groups for p in group["params"]]
     torch._foreach_copy_([p.grad for p in params], torch.autograd.grad(loss, params))
+    if max_grad_norm is not None:
+        nn.utils.clip_grad_norm_(params, max_grad_norm)
     optimizer.step()
 
 

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
 
+import gymnasium as gym
 import torch
 from torch import Tensor, nn
 
+from rlsuite.errors import UserError
 from rlsuite.optim import descend, load_optimizer_state, make_optimizer, optimizer_state
+from rlsuite.rng import generator
 from rlsuite.types import State
 
 
@@ -98,3 +103,70 @@ class Due:
     def load_state_dict(self, state: State) -> None:
         """Continue the count."""
         self.transitions, self.done = state["transitions"], state["done"]
+
+
+@dataclass(frozen=True, slots=True)
+class LinearSchedule:
+    """From ``initial`` to ``final`` in ``steps`` steps, then constant."""
+
+    initial: float
+    final: float
+    steps: int
+
+    def __call__(self, step: int) -> float:
+        """The value after ``step`` steps."""
+        share = min(1.0, step / self.steps) if self.steps else 1.0
+        return (1.0 - share) * self.initial + share * self.final
+
+
+class EpsilonGreedy:
+    """Uniformly random actions with probability epsilon, else the given ones.
+
+    The schedule counts the actions taken while exploring, over all environments.
+    """
+
+    def __init__(
+        self, schedule: LinearSchedule, evaluation: float, *, seed: int, device: torch.device
+    ) -> None:
+        """``evaluation`` is the epsilon without exploration."""
+        self.schedule, self.evaluation, self.device = schedule, evaluation, device
+        self.count = 0
+        # A stream of its own, so that evaluations leave training as it is.
+        self.generators = {
+            name: generator(seed, "epsilon greedy", name, device=device)
+            for name in ("training", "evaluation")
+        }
+
+    def epsilon(self) -> float:
+        """Of the next exploring actions."""
+        return self.schedule(self.count)
+
+    def __call__(self, greedy: Tensor, actions: int, *, explore: bool) -> Tensor:
+        """(N,) int64 actions from 0 to ``actions`` - 1, mostly the greedy ones."""
+        epsilon = self.epsilon() if explore else self.evaluation
+        if explore:
+            self.count += len(greedy)
+        elif epsilon == 0.0:
+            return greedy
+        random = self.generators["training" if explore else "evaluation"]
+        chance = torch.rand(greedy.shape, generator=random, device=self.device)
+        other = torch.randint(actions, greedy.shape, generator=random, device=self.device)
+        return torch.where(chance < epsilon, other, greedy)
+
+    def state_dict(self) -> State:
+        """Count and generators."""
+        states = {name: random.get_state() for name, random in self.generators.items()}
+        return {"count": self.count, "generators": states}
+
+    def load_state_dict(self, state: State) -> None:
+        """Continue the schedule and the streams."""
+        self.count = state["count"]
+        for name, random in self.generators.items():
+            random.set_state(state["generators"][name])
+
+
+def discrete_actions(space: gym.Space[Any], agent: str) -> tuple[int, int]:
+    """How many actions a Discrete space has, and the first. Raises UserError for other spaces."""
+    if not isinstance(space, gym.spaces.Discrete):
+        raise UserError(f"{agent} needs discrete actions, the environment has {space}")
+    return int(space.n), int(space.start)
