@@ -8,16 +8,14 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 import gymnasium as gym
-import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from rlsuite.distributions import squashed_normal
-from rlsuite.errors import UserError
 from rlsuite.nets import EnsembleMLP, Init
 from rlsuite.optim import descend, load_optimizer_state, make_optimizer, optimizer_state
-from rlsuite.parts import FixedTemperature, LearnedTemperature, move_target
+from rlsuite.parts import make_temperature, move_target
+from rlsuite.policies import SquashedNormalPolicy, observation_size
 from rlsuite.rng import generator
 from rlsuite.settings import Finite, Fraction, Positive, PositiveCount, settings
 from rlsuite.tree import flatten_features, to_device
@@ -89,12 +87,14 @@ class SAC:
         """Fresh networks. Raises UserError unless the action space is a bounded Box."""
         self.config = config = config or SACConfig()
         self.device = torch.device(device)
-        low, high = _action_bounds(action_space)
-        self.action_shape = low.shape
-        self.low = torch.as_tensor(low, device=self.device).flatten()
-        self.high = torch.as_tensor(high, device=self.device).flatten()
-        self.center, self.half_range = (self.high + self.low) / 2, (self.high - self.low) / 2
-        self.actions, obs_size = low.size, _observation_size(observation_space)
+        self.policy = SquashedNormalPolicy(
+            action_space,
+            self.device,
+            "SAC",
+            log_std=config.log_std,
+            epsilon=1e-6 if config.log_prob == "epsilon" else None,
+        )
+        self.actions, obs_size = self.policy.actions, observation_size(observation_space, "SAC")
 
         init = {
             "init": config.init,
@@ -115,33 +115,16 @@ class SAC:
         self.critic_optimizer = make_optimizer(
             config.optimizer, self.critic.parameters(), config.lr_critic
         )
-        self.temperature = self._temperature(config)
+        self.temperature = make_temperature(config, self.actions, self.device)
         self.noise = generator(seed, "sac noise", device=self.device)
         self.updates = 0
-
-    def _temperature(self, config: SACConfig) -> FixedTemperature | LearnedTemperature:
-        if config.temperature != "auto":
-            return FixedTemperature(config.temperature, self.device)
-        entropy = config.target_entropy
-        return LearnedTemperature(
-            config.initial_temperature,
-            -float(self.actions) if entropy == "auto" else entropy,
-            config.optimizer,
-            config.lr_temperature,
-            self.device,
-        )
 
     @torch.no_grad()
     def act(self, obs: Tree, *, explore: bool = True) -> tuple[Tensor, dict[str, Tensor]]:
         """(N, *action shape) actions in the environment's units, sampled or, without ``explore``,
         at the squashed mean; nothing to store beside them."""
-        mean, log_std = self._policy_parameters(self._features(obs))
-        if explore:
-            noise = torch.randn(mean.shape, generator=self.noise, device=self.device)
-            mean = mean + log_std.exp() * noise
-        action = self.center + self.half_range * torch.tanh(mean)
-        action = torch.clamp(action, self.low, self.high)  # rounding could leave the box
-        return action.view(-1, *self.action_shape), {}
+        output = self.actor(self._features(obs))[0]
+        return self.policy.act(output, self.noise, explore=explore), {}
 
     def update(self, batch: Batch) -> Update:
         """One update from a batch on the agent's device, with fresh noise."""
@@ -163,11 +146,11 @@ class SAC:
         """
         obs, next_obs = self._features(batch.obs), self._features(batch.next_obs)
         assert isinstance(batch.reward, Tensor)
-        action = (flatten_features(batch.action) - self.center) / self.half_range
+        action = self.policy.to_unit(batch.action)
         temperature = self.temperature.value()
 
         with torch.no_grad():  # eq. 5-6: the soft value of the next state, by the target critics
-            next_action, next_log_prob = self._sample(next_obs, noise[0])
+            next_action, next_log_prob = self.policy.sample(self.actor(next_obs)[0], noise[0])
             next_value = self._values(self.target, next_obs, next_action).amin(0)
             target = batch.reward + batch.discount * (next_value - temperature * next_log_prob)
 
@@ -186,7 +169,7 @@ class SAC:
         return Update(metrics, priority=error.detach().abs().amax(0))
 
     def _improve_policy(self, obs: Tensor, noise: Tensor, temperature: Tensor) -> dict[str, Tensor]:
-        action, log_prob = self._sample(obs, noise)
+        action, log_prob = self.policy.sample(self.actor(obs)[0], noise)
         values = self._values(self.critic, obs, action)
         match self.config.actor_value:
             case "min":
@@ -206,18 +189,6 @@ class SAC:
 
     def _features(self, obs: Tree) -> Tensor:
         return flatten_features(to_device(obs, self.device))
-
-    def _policy_parameters(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        mean, log_std = self.actor(features)[0].chunk(2, dim=1)
-        if self.config.log_std == "clamp":
-            return mean, log_std.clamp(-20.0, 2.0)
-        return mean, -5.0 + 3.5 * (torch.tanh(log_std) + 1.0)
-
-    def _sample(self, features: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, D) actions in [-1, 1] and their (B,) log probabilities, differentiable."""
-        mean, log_std = self._policy_parameters(features)
-        epsilon = 1e-6 if self.config.log_prob == "epsilon" else None
-        return squashed_normal(mean, log_std, noise, epsilon)
 
     def _values(self, critic: nn.Module, features: Tensor, action: Tensor) -> Tensor:
         """(K, B) values."""
@@ -246,24 +217,3 @@ class SAC:
         self.temperature.load_state_dict(state["temperature"])
         self.noise.set_state(state["noise"])
         self.updates = state["updates"]
-
-
-def _observation_size(space: gym.Space[Any]) -> int:
-    """Numbers in an observation, flattened."""
-    if isinstance(space, gym.spaces.Dict):
-        return sum(_observation_size(child) for child in space.values())
-    if isinstance(space, gym.spaces.Box | gym.spaces.MultiBinary):
-        return int(np.prod(space.shape))
-    raise UserError(f"SAC needs Box observations (or a Dict of them), the environment has {space}")
-
-
-def _action_bounds(space: gym.Space[Any]) -> tuple[np.ndarray, np.ndarray]:
-    if not isinstance(space, gym.spaces.Box) or not np.issubdtype(space.dtype, np.floating):
-        raise UserError(f"SAC needs continuous actions (a Box), the environment has {space}")
-    with np.errstate(over="ignore"):
-        low, high = space.low.astype(np.float32), space.high.astype(np.float32)
-        if not np.isfinite(high - low).all():
-            raise UserError(f"SAC needs bounded actions, the environment has {space}")
-    if (low >= high).any():
-        raise UserError(f"SAC needs low < high in every action dimension, got {space}")
-    return low, high

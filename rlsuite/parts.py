@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, Protocol
 
 import gymnasium as gym
 import torch
@@ -78,6 +78,46 @@ class LearnedTemperature:
         with torch.no_grad():
             self.log_value.copy_(state["log_value"])
         load_optimizer_state(self.optimizer, state["optimizer"])
+
+
+class TemperatureSettings(Protocol):
+    """The settings of a config that a temperature is made from."""
+
+    @property
+    def temperature(self) -> Literal["auto"] | float:
+        """ "auto", or the fixed value."""
+
+    @property
+    def initial_temperature(self) -> float:
+        """Where a learned one starts."""
+
+    @property
+    def target_entropy(self) -> Literal["auto"] | float:
+        """In nats; "auto" is minus the number of action dimensions."""
+
+    @property
+    def optimizer(self) -> str:
+        """Its class name."""
+
+    @property
+    def lr_temperature(self) -> float:
+        """Learning rate of the log temperature."""
+
+
+def make_temperature(
+    config: TemperatureSettings, actions: int, device: torch.device
+) -> FixedTemperature | LearnedTemperature:
+    """The temperature that the settings ask for, of a policy with ``actions`` dimensions."""
+    if config.temperature != "auto":
+        return FixedTemperature(config.temperature, device)
+    entropy = config.target_entropy
+    return LearnedTemperature(
+        config.initial_temperature,
+        -float(actions) if entropy == "auto" else entropy,
+        config.optimizer,
+        config.lr_temperature,
+        device,
+    )
 
 
 class Due:

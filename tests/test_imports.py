@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # A module may import those of lower layers, and earlier ones of its own layer.
 LAYERS: list[list[str]] = [
     ["errors", "types", "tree", "rng", "settings"],
-    ["nets", "distributions", "optim", "parts", "stats"],
+    ["nets", "distributions", "optim", "parts", "policies", "stats"],
     [
         "buffers.uniform",
         "buffers.reshuffle",
@@ -46,8 +46,8 @@ LAYERS: list[list[str]] = [
 # Storage, environments and agents know nothing of each other; loops know protocols alone.
 FORBIDDEN = {
     "agents": ["buffers", "envs"],
-    "buffers": ["envs", "agents", "nets", "distributions", "optim", "parts", "stats"],
-    "envs": ["buffers", "agents", "nets", "distributions", "optim", "parts", "stats"],
+    "buffers": ["envs", "agents", "nets", "distributions", "optim", "parts", "policies", "stats"],
+    "envs": ["buffers", "agents", "nets", "distributions", "optim", "parts", "policies", "stats"],
     "logger": ["agents", "buffers", "envs"],
     "checkpoint": ["agents", "buffers", "envs"],
     "evaluate": ["agents", "buffers", "envs"],

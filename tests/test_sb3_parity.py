@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.distributions import Normal
 
 import rlsuite.agents.sac
+import rlsuite.policies
 from rlsuite.agents.sac import SAC
 from rlsuite.types import Batch
 
@@ -63,7 +64,8 @@ def dtype(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> It
     before = torch.get_default_dtype()
     torch.set_default_dtype(request.param)
     if request.param is torch.float64:
-        monkeypatch.setattr(rlsuite.agents.sac, "flatten_features", lambda obs: obs)
+        for module in (rlsuite.agents.sac, rlsuite.policies):
+            monkeypatch.setattr(module, "flatten_features", lambda tree: tree)
         monkeypatch.setattr(
             stable_baselines3.common.policies, "preprocess_obs", lambda obs, *args, **kwargs: obs
         )
@@ -79,7 +81,8 @@ def pair(case: str, dtype: torch.dtype) -> tuple[sb3.SAC, SAC]:
         for p in model.critic_target.parameters():
             p.add_(0.01 * torch.randn_like(p))
     agent = from_sb3(model)
-    agent.center, agent.half_range = agent.center.to(dtype), agent.half_range.to(dtype)
+    policy = agent.policy
+    policy.center, policy.half_range = policy.center.to(dtype), policy.half_range.to(dtype)
     return model, agent
 
 
