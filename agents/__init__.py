@@ -2,11 +2,12 @@
 
 from typing import Any, NamedTuple
 
-from rlsuite.agents import dqn, sac
+from rlsuite.agents import dqn, sac, tqc
 from rlsuite.agents.dqn import DQN, DQNConfig
 from rlsuite.agents.sac import SAC, SACConfig
+from rlsuite.agents.tqc import TQC, TQCConfig
 
-__all__ = ["AGENTS", "DQN", "SAC", "AgentEntry", "DQNConfig", "SACConfig"]
+__all__ = ["AGENTS", "DQN", "SAC", "TQC", "AgentEntry", "DQNConfig", "SACConfig", "TQCConfig"]
 
 
 class AgentEntry(NamedTuple):
@@ -23,6 +24,7 @@ class AgentEntry(NamedTuple):
 AGENTS = {
     "sac": AgentEntry(SAC, SACConfig, sac.METRICS),
     "dqn": AgentEntry(DQN, DQNConfig, dqn.METRICS),
+    "tqc": AgentEntry(TQC, TQCConfig, tqc.METRICS),
 }
 """By the ``algorithm`` of a config."""
 

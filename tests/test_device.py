@@ -5,12 +5,15 @@ On the fake device tensors have shapes but no values, so that whatever needs a v
 """
 
 import contextlib
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import gymnasium as gym
 import pytest
 import torch
+from family_cases import SMALL as FAMILY
+from family_cases import draws, tensors
 from sac_cases import ACT, OBS, make_batch, make_noise, weights
 from torch import Tensor
 from torch._subclasses.fake_tensor import (
@@ -21,7 +24,6 @@ from torch._subclasses.fake_tensor import (
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-import rlsuite.agents.sac
 from rlsuite.agents.sac import SAC, SACConfig
 from rlsuite.buffers import Replay, ReshuffleSampler, UniformSampler
 from rlsuite.rng import generator
@@ -66,7 +68,8 @@ def fakegpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         return made if on_cpu else torch.zeros(made.shape, dtype=made.dtype, device=device)
 
     real_tensor = torch.tensor
-    monkeypatch.setattr(rlsuite.agents.sac, "generator", device_generator)
+    for agent in (SAC, *FAMILY):
+        monkeypatch.setattr(sys.modules[agent.__module__], "generator", device_generator)
     monkeypatch.setattr(torch, "tensor", tensor)
     with FakeTensorMode():
         yield "fakegpu"
@@ -119,14 +122,14 @@ def test_the_fake_device_lets_pass(fakegpu: str) -> None:
     assert y.device.type == fakegpu
 
 
-def transition(num_envs: int, agent: SAC, obs: Any) -> Step:
+def transition(num_envs: int, agent: Any, obs: Any) -> Step:
     """From the CPU, as environments are, but for the action."""
     ends = torch.zeros(num_envs, dtype=torch.bool)
     action, extra = agent.act(obs)
     return Step(obs, action, torch.zeros(num_envs), obs, ends, ends, extra)
 
 
-def train(agent: SAC, replay: Replay, obs: Any, guard: Callable[[], Any]) -> Update:
+def train(agent: Any, replay: Replay, obs: Any, guard: Callable[[], Any]) -> Update:
     """A few transitions, past the end of the ring, and two updates, all under ``guard``."""
     with guard():
         for _ in range(5):
@@ -139,10 +142,14 @@ def train(agent: SAC, replay: Replay, obs: Any, guard: Callable[[], Any]) -> Upd
 
 
 DEVICE_CONFIGS = {
-    "default": SMALL,
-    "fixed": SACConfig(hidden=(16,), temperature=0.2, actor_value="mean", log_std="tanh"),
-    "delayed": SACConfig(hidden=(), policy_period=2, actor_value="first", log_prob="epsilon"),
-    "AdamW": SACConfig(hidden=(16,), optimizer="AdamW"),
+    "default": (SAC, SMALL),
+    "fixed": (SAC, SACConfig(hidden=(16,), temperature=0.2, actor_value="mean", log_std="tanh")),
+    "delayed": (
+        SAC,
+        SACConfig(hidden=(), policy_period=2, actor_value="first", log_prob="epsilon"),
+    ),
+    "AdamW": (SAC, SACConfig(hidden=(16,), optimizer="AdamW")),
+    **{agent.__name__: (agent, config) for agent, config in FAMILY.items()},
 }
 
 
@@ -152,11 +159,12 @@ DEVICE_CONFIGS = {
 def test_update_path_on_the_fake_device(
     fakegpu: str, sampler: Callable[[], Any], n_step: int, config: str
 ) -> None:
-    agent = SAC(OBS, ACT, DEVICE_CONFIGS[config], device=fakegpu)
+    build, settings = DEVICE_CONFIGS[config]
+    agent = build(OBS, ACT, settings, device=fakegpu)
     replay = Replay(8, sampler(), num_envs=2, device=fakegpu, n_step=n_step)
     update = train(agent, replay, torch.randn(2, 3), NoWaiting)
     assert update.priority.shape == (8,)
-    found = [*update.metrics.values(), update.priority, *weights(agent).values()]
+    found = [*update.metrics.values(), update.priority, *tensors(agent).values()]
     assert {t.device.type for t in found} == {fakegpu}
 
 
@@ -175,7 +183,7 @@ def traceable() -> Iterator[None]:
     torch._dynamo.reset()
 
 
-def without_torchs_graph_breaks(agent: SAC) -> SAC:
+def without_torchs_graph_breaks(agent: Any) -> Any:
     """Make the optimizers traceable.
 
     Breaks that are torch's, not ours: its wrappers around ``step`` (profiling hooks, switching
@@ -206,6 +214,21 @@ def test_update_compiles_without_graph_breaks(traceable: None) -> None:
         torch.testing.assert_close(update.priority, expected.priority, rtol=0, atol=1e-5)
         after = weights(agent)
         for name, value in weights(eager).items():
+            torch.testing.assert_close(after[name], value, rtol=0, atol=1e-5, msg=name)
+    assert agent.actor_optimizer.state_dict()["state"][0]["step"].item() == 3
+
+
+@pytest.mark.parametrize("build", FAMILY)
+def test_updates_of_the_family_compile_without_graph_breaks(traceable: None, build: Any) -> None:
+    agent = without_torchs_graph_breaks(build(OBS, ACT, FAMILY[build]))
+    eager = build(OBS, ACT, FAMILY[build])
+    learn = torch.compile(agent.learn, fullgraph=True, backend="aot_eager")
+    for i in range(3):
+        batch, drawn = make_batch(32, i), draws(agent, 32, i)
+        update, expected = learn(batch, *drawn), eager.learn(batch, *drawn)
+        torch.testing.assert_close(update.priority, expected.priority, rtol=0, atol=1e-5)
+        after = tensors(agent)
+        for name, value in tensors(eager).items():
             torch.testing.assert_close(after[name], value, rtol=0, atol=1e-5, msg=name)
     assert agent.actor_optimizer.state_dict()["state"][0]["step"].item() == 3
 

@@ -38,7 +38,7 @@ LAYERS: list[list[str]] = [
         "envs.normalize",
         "envs",
     ],
-    ["agents.sac", "agents.dqn", "agents"],
+    ["agents.sac", "agents.dqn", "agents.tqc", "agents"],
     ["logger", "checkpoint", "evaluate", "run", "loops"],
     ["samplers", "config", "build"],
     ["video", "plot", "sb3", "cli", "__main__", ""],

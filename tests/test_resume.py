@@ -47,6 +47,20 @@ hidden = [32, 32]
 capacity = 701
 n_step = 3
 """,
+    "tqc": """
+algorithm = "tqc"
+[env]
+id = "Pendulum-v1"
+num_envs = 2
+time_limit = 90
+[agent]
+hidden_actor = [16]
+hidden_critic = [16, 16]
+critics = 2
+quantiles = 5
+[replay]
+capacity = 701
+""",
     "sac-workers-mujoco-normalized": """
 algorithm = "sac"
 [env]
