@@ -144,13 +144,13 @@ class Replay:
         self.discount = discount
         self.frame_stack = frame_stack
         self.sampler = sampler
-        sampler.prepare(self.capacity, self.device)
         self._fields: list[Field] = []
         self._ring: Ring
         self._frames: FrameStacks | None = None
         self._first = 0
         """The oldest transition that can be sampled, counted from the first ever added."""
-        self._oldest_frame = np.zeros(self.capacity if frame_stack > 1 else 0, np.int64)
+        self._oldest_frame = np.empty(0, np.int64)
+        """By slot, the oldest frame that it needs, counted from the first ever stored."""
         self._columns: dict[str, Tensor] = {}
         self._outputs: dict[int, Output] = {}
 
@@ -215,6 +215,7 @@ class Replay:
             self._frames = FrameStacks(
                 self.capacity, obs, self.num_envs, self.device, self.directory
             )
+            self._oldest_frame = np.zeros(self.capacity, np.int64)
         numbers, oldest = self._frames.add(envs, obs, next_obs)
         start = self.written % self.capacity
         self._oldest_frame[start : start + len(envs)] = oldest
@@ -332,6 +333,7 @@ class Replay:
 
     def _allocate(self, fields: list[Field], row_bytes: int) -> None:
         self._ring = Ring("transitions", self.capacity, row_bytes, self.device, self.directory)
+        self.sampler.prepare(self.capacity, self.device)
         self._fields = fields
         self._columns = {field.path: field.view(self._ring.rows) for field in fields}
 
@@ -386,7 +388,7 @@ class Replay:
             "first": self._first,
             "oldest_frame": torch.from_numpy(self._oldest_frame.copy()),
             "frames": self._frames.state_dict() if self._frames else {},
-            "sampler": self.sampler.state_dict(),
+            "sampler": self.sampler.state_dict() if self._fields else {},
         }
 
     def load_state_dict(self, state: State) -> None:
@@ -399,7 +401,6 @@ class Replay:
                 raise UserError(
                     f"the saved replay has {key} {state[key]}, this one {getattr(self, key)}"
                 )
-        self.sampler.load_state_dict(state["sampler"])
         if not state["fields"]:
             return
         fields = [
@@ -407,6 +408,7 @@ class Replay:
             for path, shape, dtype, offset in state["fields"]
         ]
         self._allocate(fields, state["row_bytes"])
+        self.sampler.load_state_dict(state["sampler"])
         self._ring.load_state_dict(state["ring"])
         self._first = state["first"]
         self._oldest_frame = state["oldest_frame"].numpy().copy()

@@ -85,7 +85,7 @@ def build_agent(experiment: Experiment, spec: Spec) -> Agent:
     return agent
 
 
-def build_replay(experiment: Experiment) -> Replay:
+def build_replay(experiment: Experiment, spec: Spec) -> Replay:
     """An empty replay on the experiment's device."""
     config, plan, device = experiment.replay, experiment.plan, find_device(experiment.run.device)
     learning = plan.total_transitions - plan.warmup_transitions
@@ -95,10 +95,11 @@ def build_replay(experiment: Experiment) -> Replay:
     return Replay(
         config.capacity,
         SAMPLERS[config.sampler].build(experiment.sampler, context),
-        num_envs=experiment.env.num_envs,
+        num_envs=spec.num_envs,
         device=device,
         n_step=config.n_step,
         discount=config.discount,
+        frame_stack=spec.frame_stack,
         directory=config.directory,
     )
 
@@ -148,7 +149,7 @@ def _run(experiment: Experiment, folder: Path, quiet: bool, *, is_new: bool) -> 
     envs = build_envs(experiment)
     agent = build_agent(experiment, envs.spec)
     evaluation_envs = build_evaluation(experiment, envs)
-    replay = build_replay(experiment)
+    replay = build_replay(experiment, envs.spec)
     seed = derive_seed(experiment.run.seed, "evaluation", bits=31)
 
     def run_evaluation(transitions: int) -> Evaluation:

@@ -1,0 +1,274 @@
+"""Frames stored once: stacks equal those that went in, memory, early giving up, saving, disk."""
+
+import dataclasses
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rlsuite.buffers import (
+    PrioritizedSampler,
+    RecencySampler,
+    Replay,
+    ReshuffleSampler,
+    UniformSampler,
+)
+from rlsuite.checkpoint import CheckpointStore
+from rlsuite.errors import UserError
+from rlsuite.types import Batch, Sampler, Step
+
+
+class Video:
+    """Random frames in N environments, in groups of M in turn, with random ends of episodes.
+
+    ``padding``: how the stack of a first observation is filled, with zeros or its own frame.
+    Now and then an episode goes on after a termination (a lost life).
+    """
+
+    def __init__(self, num_envs: int, group: int, seed: int, *, size: int = 4, ends: float = 0.1):
+        self.rng = np.random.default_rng(seed)
+        self.num_envs, self.group, self.size, self.ends = num_envs, group, size, ends
+        self.obs = torch.stack([self.first() for _ in range(num_envs)])
+        self.turn = 0
+        self.steps: list[Step] = []
+
+    def frame(self) -> torch.Tensor:
+        return torch.tensor(self.rng.integers(0, 256, (3, 2)), dtype=torch.uint8)
+
+    def first(self) -> torch.Tensor:
+        frame = self.frame()
+        if self.rng.random() < 0.5:
+            return torch.stack([frame] * self.size)
+        return torch.stack([torch.zeros_like(frame)] * (self.size - 1) + [frame])
+
+    def step(self) -> Step:
+        envs = range(self.turn, self.turn + self.group)
+        self.turn = (self.turn + self.group) % self.num_envs
+        obs = self.obs[envs.start : envs.stop].clone()
+        new = torch.stack([self.frame() for _ in envs])
+        next_obs = torch.cat([obs[:, 1:], new[:, None]], 1)
+        terminated, truncated = torch.tensor(self.rng.random((2, self.group)) < self.ends)
+        for i, env in enumerate(envs):
+            over = terminated[i] or truncated[i]
+            goes_on = not over or (terminated[i] and self.rng.random() < 0.3)
+            self.obs[env] = next_obs[i] if goes_on else self.first()
+        number = torch.tensor([float(len(self.steps))] * self.group)
+        step = Step(obs, number, number, next_obs, terminated, truncated)
+        self.steps.append(step)
+        return step
+
+    def check(self, replay: Replay, batch: Batch) -> None:
+        """Exactly what was put in, by brute force; rewards tell which step a row is."""
+        per_env = self.num_envs // self.group
+        for i, slot in enumerate(batch.index.tolist()):
+            env = slot % self.num_envs
+            k = int(batch.action[i])
+            lane = env - (k % per_env) * self.group
+            assert 0 <= lane < self.group
+            assert torch.equal(batch.obs[i], self.steps[k].obs[lane])
+            last = k
+            for _ in range(replay.n_step - 1):
+                over = self.steps[last].terminated[lane] | self.steps[last].truncated[lane]
+                if over or last + per_env >= len(self.steps):
+                    break
+                last += per_env
+            assert torch.equal(batch.next_obs[i], self.steps[last].next_obs[lane])
+            assert batch.terminated[i] == self.steps[last].terminated[lane]
+            if replay.n_step == 1:
+                assert float(batch.discount[i]) == pytest.approx(
+                    0.0 if batch.terminated[i] else replay.discount
+                )
+
+
+SAMPLERS = {
+    "uniform": UniformSampler,
+    "reshuffle": ReshuffleSampler,
+    "prioritized": PrioritizedSampler,
+    "recency": RecencySampler,
+}
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("n_step", [1, 3])
+@pytest.mark.parametrize(("envs", "group"), [(1, 1), (3, 3), (4, 2)])
+def test_stacks_are_those_that_went_in(sampler: str, n_step: int, envs: int, group: int) -> None:
+    """T19: uint8 equality, over three wraps of the ring, at starts, ends, the head, in groups.
+
+    The authors' code mixes the newest frames into the oldest stacks of a full ring; next_obs-free
+    buffers return the observation after the reset at truncations (cleanrl #460, sb3 #934).
+    """
+    video = Video(envs, group, seed=envs + n_step)
+    made: Sampler = SAMPLERS[sampler](0)
+    replay = Replay(60, made, num_envs=envs, n_step=n_step, frame_stack=4)
+    for _ in range(3 * 60 // group // 5):
+        for _ in range(5):
+            replay.add(video.step())
+        video.check(replay, replay.sample(64))
+    if sampler != "recency":
+        drawn = torch.cat([replay.sample(512).index.clone() for _ in range(10)])
+        assert len(drawn.unique()) == len(replay) > 40
+
+
+@settings(max_examples=40)
+@given(
+    envs=st.integers(1, 4),
+    capacity=st.integers(1, 40),
+    size=st.integers(2, 5),
+    ends=st.sampled_from([0.0, 0.05, 0.9]),
+    steps=st.integers(1, 60),
+    sampler=st.sampled_from(sorted(SAMPLERS)),
+)
+def test_any_shape(
+    envs: int, capacity: int, size: int, ends: float, steps: int, sampler: str
+) -> None:
+    """Also where episodes are so short that frames run out before transitions."""
+    video = Video(envs, envs, seed=steps, size=size, ends=ends)
+    replay = Replay(capacity, SAMPLERS[sampler](0), num_envs=envs, frame_stack=size)
+    for _ in range(steps):
+        replay.add(video.step())
+        assert 0 < len(replay) <= replay.capacity
+        video.check(replay, replay.sample(9))
+
+
+def test_short_episodes_give_up_the_oldest() -> None:
+    """Every step a new episode of four new frames: a fifth of the transitions fit."""
+    replay = Replay(1000, ReshuffleSampler(), frame_stack=4)
+    for k in range(2500):
+        frames = torch.full((1, 5, 2, 2), k % 256, dtype=torch.uint8)
+        frames[0, :, 0, 0] = torch.arange(5)
+        number, no = torch.tensor([float(k)]), torch.zeros(1, dtype=torch.bool)
+        replay.add(Step(frames[:, :4], number, number, frames[:, 1:], no, no))
+    assert 200 <= len(replay) <= 220
+    batch = replay.sample(5 * len(replay))
+    assert sorted(set(batch.action.tolist())) == list(range(2500 - len(replay), 2500))
+    assert (batch.obs[:, :, 1, 1] == (batch.action % 256)[:, None]).all()
+
+
+def test_sequences() -> None:
+    """Pieces of episodes: rows that follow each other, masked from the end or the head on."""
+    video = Video(3, 3, seed=0)
+    replay = Replay(60, UniformSampler(0), num_envs=3, frame_stack=4, discount=0.5)
+    for _ in range(50):
+        replay.add(video.step())
+    batch, mask = replay.sequences(64, 6)
+    assert batch.obs.shape == (64, 6, 4, 3, 2) and mask.shape == (64, 6) and mask[:, 0].all()
+    for i in range(64):
+        env, first = int(batch.index[i]) % 3, int(batch.action[i, 0])
+        alive = True
+        for t in range(6):
+            alive = alive and first + t < 50
+            assert bool(mask[i, t]) == alive
+            if not alive:
+                break
+            step = video.steps[first + t]
+            assert torch.equal(batch.obs[i, t], step.obs[env])
+            assert torch.equal(batch.next_obs[i, t], step.next_obs[env])
+            assert float(batch.reward[i, t]) == first + t
+            assert float(batch.discount[i, t]) == 0.5 * (not step.terminated[env])
+            alive = not (step.terminated[env] or step.truncated[env])
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_saved_and_loaded_it_goes_on(sampler: str, tmp_path) -> None:
+    """T21: the next 100 batches are identical, with saves in between that change nothing."""
+    video, store = Video(4, 2, seed=1, ends=0.6), CheckpointStore(tmp_path)
+
+    def fresh() -> Replay:
+        return Replay(40, SAMPLERS[sampler](3), num_envs=4, n_step=2, frame_stack=4)
+
+    ours = fresh()
+    for _ in range(27):
+        ours.add(video.step())
+        batch = ours.sample(8)
+        ours.update(batch, batch.action)
+    store.save(1, ours.state_dict())
+    theirs = fresh()
+    state = store.load()
+    assert state is not None
+    theirs.load_state_dict(state)
+    for k in range(100):
+        step = video.step()
+        for replay in (ours, theirs):
+            replay.add(step)
+        if k % 9 == 0:
+            ours.state_dict()
+        a, b = ours.sample(8), theirs.sample(8)
+        for field in dataclasses.fields(Batch):
+            if field.name != "extra":
+                assert torch.equal(getattr(a, field.name), getattr(b, field.name)), field.name
+        for replay in (ours, theirs):
+            replay.update(a, a.action)
+
+
+def test_on_disk(tmp_path) -> None:
+    """As in memory; the file goes with the process; what is no folder is named."""
+    video = Video(2, 2, seed=0)
+    replays = [
+        Replay(40, UniformSampler(0), num_envs=2, frame_stack=4, directory=directory)
+        for directory in (None, tmp_path)
+    ]
+    for _ in range(60):
+        step = video.step()
+        for replay in replays:
+            replay.add(step)
+    a, b = (replay.sample(64) for replay in replays)
+    assert torch.equal(a.obs, b.obs) and torch.equal(a.reward, b.reward)
+    assert list(tmp_path.iterdir()) == []
+    missing = Replay(40, UniformSampler(0), directory=tmp_path / "missing")
+    with pytest.raises(UserError, match=r"replay\.directory .*missing cannot be used"):
+        missing.add(dataclasses.replace(step, obs=step.obs[:1], terminated=step.terminated[:1]))
+    with pytest.raises(UserError, match=r"replay\.directory needs run\.device cpu"):
+        Replay(40, UniformSampler(0), directory=tmp_path, device="meta")
+
+
+def test_wrong_use_is_named() -> None:
+    replay = Replay(40, UniformSampler(0), num_envs=2, frame_stack=4)
+    x, no = torch.zeros(2, 3), torch.zeros(2, dtype=torch.bool)
+    with pytest.raises(ValueError, match=r"frame_stack 4 needs \(N, S, \.\.\.\) obs, not \(2, 3\)"):
+        replay.add(Step(x, x, x[:, 0], x, no, no))
+    frames = torch.randint(256, (2, 4, 3, 3), dtype=torch.uint8)
+    with pytest.raises(ValueError, match="next_obs is not obs moved on by one frame"):
+        replay.add(Step(frames, x, x[:, 0], frames.flip(1), no, no))
+    video = Video(4, 2, seed=0)
+    replay = Replay(40, UniformSampler(0), num_envs=3, frame_stack=4)
+    replay.add(video.step())
+    with pytest.raises(ValueError, match="got 2 transitions at environment 2 of 3"):
+        replay.add(video.step())
+    huge = Replay(10**11, UniformSampler(0), num_envs=4, frame_stack=4)
+    with pytest.raises(UserError, match=r"frames need .* set replay\.capacity to"):
+        huge.add(video.step())
+
+
+MEMORY = """
+import psutil, torch
+from rlsuite.buffers import Replay, ReshuffleSampler
+from rlsuite.types import Step
+def rss(): return psutil.Process().memory_info().rss
+def fill(replay, n):
+    obs = torch.zeros(1, 4, 84, 84, dtype=torch.uint8)
+    no, x = torch.zeros(1, dtype=torch.bool), torch.zeros(1)
+    for k in range(n):
+        over = torch.tensor([k % 500 == 499])
+        frame = torch.full((1, 1, 84, 84), k % 251, dtype=torch.uint8)
+        new = torch.cat([obs[:, 1:], frame], 1)
+        replay.add(Step(obs, torch.zeros(1, dtype=torch.int64), x, new, over, no))
+        obs = torch.full((1, 4, 84, 84), k % 13, dtype=torch.uint8) if over else new
+    replay.sample(32)
+fill(Replay(100, ReshuffleSampler(), frame_stack=4), 600)
+before = rss()
+replay = Replay(20_000, ReshuffleSampler(), frame_stack=4)
+fill(replay, 25_000)
+assert len(replay) == 20_000
+print((rss() - before) / (20_000 * 84 * 84))
+"""
+
+
+def test_memory() -> None:
+    """At most 1.05 times one copy of each frame, all included."""
+    command = [sys.executable, "-c", MEMORY]
+    out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert 0.99 <= float(out) <= 1.05
