@@ -25,7 +25,17 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from rlsuite.agents.sac import SAC, SACConfig
-from rlsuite.buffers import Replay, ReshuffleSampler, UniformSampler
+from rlsuite.buffers import (
+    DenseRRMSampler,
+    ImportanceWeights,
+    PrioritizedSampler,
+    RankSampler,
+    RecencySampler,
+    Replay,
+    ReshuffleSampler,
+    UniformSampler,
+    sums,
+)
 from rlsuite.rng import generator
 from rlsuite.types import Batch, Step, Update
 
@@ -70,6 +80,8 @@ def fakegpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     real_tensor = torch.tensor
     for agent in (SAC, *FAMILY):
         monkeypatch.setattr(sys.modules[agent.__module__], "generator", device_generator)
+    for sampler in (PrioritizedSampler, RankSampler, DenseRRMSampler):
+        monkeypatch.setattr(sys.modules[sampler.__module__], "generator", device_generator)
     monkeypatch.setattr(torch, "tensor", tensor)
     with FakeTensorMode():
         yield "fakegpu"
@@ -151,6 +163,55 @@ DEVICE_CONFIGS = {
     "AdamW": (SAC, SACConfig(hidden=(16,), optimizer="AdamW")),
     **{agent.__name__: (agent, config) for agent, config in FAMILY.items()},
 }
+
+
+def on_host(a: Tensor, b: Tensor) -> bool:
+    """Frames are compared before they go to the device; in the fake mode they have no values."""
+    assert a.is_cpu and b.is_cpu
+    return True
+
+
+ANNEALED = ImportanceWeights(0.4, anneal_batches=10)
+SAMPLERS: dict[str, Callable[[], Any]] = {
+    "uniform": UniformSampler,
+    "reshuffle": ReshuffleSampler,
+    "recency": RecencySampler,
+    "prioritized": lambda: PrioritizedSampler(weights=ANNEALED),
+    "stratified": lambda: PrioritizedSampler(
+        draw="stratified", greatest="stored", weights=ImportanceWeights(normalize="buffer")
+    ),
+    "distinct": lambda: PrioritizedSampler(
+        draw="distinct", weights=ImportanceWeights(normalize="none")
+    ),
+    "systematic": lambda: PrioritizedSampler(draw="systematic"),
+    "rank": lambda: RankSampler(weights=ANNEALED),
+    "rrm": lambda: DenseRRMSampler(weights=ANNEALED),
+    "rrm stratified": lambda: DenseRRMSampler(draw="stratified", deficit_cap=4.0),
+}
+
+
+@pytest.mark.parametrize("limit", [sums.FLAT_LIMIT, 1], ids=["flat", "blocks"])
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_samplers_and_frames_on_the_fake_device(
+    fakegpu: str, sampler: str, limit: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No synchronisation and fixed shapes in add, sample, gather, priorities and giving up."""
+    monkeypatch.setattr(sums, "FLAT_LIMIT", limit)
+    monkeypatch.setattr(torch, "equal", on_host)
+    space = gym.spaces.Box(0, 255, (4, 3, 3), "uint8")
+    agent = SAC(space, ACT, SMALL, device=fakegpu)
+    replay = Replay(12, SAMPLERS[sampler](), num_envs=2, device=fakegpu, n_step=2, frame_stack=4)
+    with NoWaiting():
+        for k in range(9):
+            replay.add(transition(2, agent, torch.zeros(2, 4, 3, 3, dtype=torch.uint8)))
+            if k < 4:
+                continue
+            batch = replay.sample(8)
+            replay.update(batch, agent.update(batch).priority)
+        replay.sampler.drop(range(2))
+        replay.sample(4)
+        replay.sequences(4, 3)
+    assert {batch.obs.device.type, batch.weight.device.type} == {fakegpu}
 
 
 @pytest.mark.parametrize("config", DEVICE_CONFIGS)
@@ -266,10 +327,11 @@ def on_device(batch: Batch) -> Batch:
 @cuda
 @pytest.mark.cuda
 @pytest.mark.parametrize("n_step", [1, 3])
-@pytest.mark.parametrize("sampler", [UniformSampler, ReshuffleSampler])
-def test_update_path_never_waits_on_cuda(sampler: Callable[[], Any], n_step: int) -> None:
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_update_path_never_waits_on_cuda(sampler: str, n_step: int) -> None:
+    """T23."""
     agent = SAC(OBS, ACT, SMALL, device="cuda")
-    replay = Replay(8, sampler(), num_envs=2, device="cuda", n_step=n_step)
+    replay = Replay(8, SAMPLERS[sampler](), num_envs=2, device="cuda", n_step=n_step)
     train(agent, replay, torch.randn(2, 3), contextlib.nullcontext)  # lazy initialisation may wait
     train(agent, replay, torch.randn(2, 3), no_synchronisation)
 
@@ -302,6 +364,40 @@ def test_learn_is_captured_in_a_cuda_graph() -> None:
     after = weights(agent)
     for name, value in weights(eager).items():
         torch.testing.assert_close(after[name], value, rtol=1e-4, atol=1e-5, msg=name)
+
+
+@cuda
+@pytest.mark.cuda
+@pytest.mark.parametrize("form", [sums.FlatSums, sums.BlockSums])
+def test_draws_are_captured_in_a_cuda_graph(form: Callable[..., Any]) -> None:
+    """T24 and T25: 1,000 replays of drawing and setting follow the weights; no slot of weight 0."""
+    device = torch.device("cuda")
+    weights = torch.rand(1000, dtype=torch.float64) * (torch.arange(1000) % 2)
+    drawn = form(1000, device)
+    drawn.set(torch.arange(1000, device=device), weights.to(device))
+    fraction = torch.empty(4000, dtype=torch.float64, device=device)
+    slots = torch.empty(4000, dtype=torch.int64, device=device)
+
+    def draw() -> None:
+        slots.copy_(drawn.find(fraction.uniform_()))
+        drawn.set(slots, drawn.values[slots])
+
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        draw()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        draw()
+    counts = torch.zeros(1000)
+    for _ in range(1000):
+        graph.replay()
+        counts += torch.bincount(slots, minlength=1000).cpu()
+    p = (weights / weights.sum()).float()
+    assert (counts[p == 0] == 0).all()
+    deviation = (counts - 4e6 * p)[p > 0] / (4e6 * p * (1 - p)).sqrt()[p > 0]
+    assert deviation.abs().max() < 6
 
 
 @cuda
