@@ -3,12 +3,14 @@
 if __name__ == "envs":
     raise ImportError("import rlsuite.envs, not envs")
 
+from rlsuite.envs.atari import AtariVectorEnv
 from rlsuite.envs.gym_env import is_resumable, make_env
 from rlsuite.envs.normalize import NormalizedVectorEnv, ObsNorm, RewardNorm
 from rlsuite.envs.vector import SerialVectorEnv
 from rlsuite.envs.workers import WorkerError, WorkerVectorEnv
 
 __all__ = [
+    "AtariVectorEnv",
     "NormalizedVectorEnv",
     "ObsNorm",
     "RewardNorm",

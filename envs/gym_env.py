@@ -58,19 +58,22 @@ def _registered(
     if is_mujoco:
         # By itself MuJoCo repeats its warnings, and appends them to a file in the working folder.
         # What it calls instead must not raise: no Python warning.
-        _import_extra("mujoco", env_id, "mujoco").set_mju_user_warning(_print_once)
+        import_extra("mujoco", env_id, "mujoco").set_mju_user_warning(_print_once)
     if env_id.startswith("ALE/"):
-        _import_extra("ale_py", env_id, "atari")
+        import_extra("ale_py", env_id, "atari")
     try:
         return gym.make(env_id, max_episode_steps=time_limit, disable_env_checker=True, **arguments)
     except gym.error.UnregisteredEnv as error:
-        near = difflib.get_close_matches(env_id, gym.registry.keys(), n=1)
-        hint = (
-            f"did you mean {near[0]!r}?" if near else "is the package that registers it imported?"
-        )
-        raise UserError(f"unknown environment {env_id!r}; {hint}") from error
+        raise unknown_id(env_id) from error
     except (gym.error.Error, ImportError) as error:
         raise UserError(f"environment {env_id!r}: {_one_line(error)}") from error
+
+
+def unknown_id(env_id: str) -> UserError:
+    """The error for an id that is not registered, with the nearest one that is."""
+    near = difflib.get_close_matches(env_id, gym.registry.keys(), n=1)
+    hint = f"did you mean {near[0]!r}?" if near else "is the package that registers it imported?"
+    return UserError(f"unknown environment {env_id!r}; {hint}")
 
 
 @functools.cache
@@ -78,7 +81,8 @@ def _print_once(message: str) -> None:
     print(f"MuJoCo: {message}", file=sys.stderr)
 
 
-def _import_extra(module: str, env_id: str, extra: str) -> Any:
+def import_extra(module: str, env_id: str, extra: str) -> Any:
+    """A module that ``env_id`` needs; UserError with the install command if it is not there."""
     try:
         return importlib.import_module(module)
     except ImportError as error:

@@ -22,6 +22,7 @@ from rlsuite.buffers import Replay
 from rlsuite.checkpoint import CheckpointStore
 from rlsuite.config import EnvConfig, Experiment, build_experiment
 from rlsuite.envs import (
+    AtariVectorEnv,
     NormalizedVectorEnv,
     ObsNorm,
     RewardNorm,
@@ -30,6 +31,7 @@ from rlsuite.envs import (
     is_resumable,
     make_env,
 )
+from rlsuite.envs.atari import STEP_LIMIT, make_watched
 from rlsuite.errors import UserError
 from rlsuite.evaluate import Evaluation, evaluate
 from rlsuite.loops import replay_loop
@@ -43,6 +45,8 @@ EXPERIMENT = "experiment.json"
 
 def env_maker(config: EnvConfig, render_mode: str | None = None) -> Callable[[], gym.Env[Any, Any]]:
     """What builds one environment; it can be sent to another process."""
+    if config.is_atari:
+        return functools.partial(make_watched, config.id, config.atari_protocol, render_mode)
     return functools.partial(
         make_env,
         config.id,
@@ -52,9 +56,25 @@ def env_maker(config: EnvConfig, render_mode: str | None = None) -> Callable[[],
     )
 
 
+def _build_atari(
+    config: EnvConfig, num_envs: int, seed: int = 0, *, groups: int = 1, training: bool = True
+) -> AtariVectorEnv:
+    return AtariVectorEnv(
+        config.id,
+        num_envs,
+        seed,
+        protocol=config.atari_protocol,
+        groups=groups,
+        training=training,
+        step_limit=config.time_limit or STEP_LIMIT,
+    )
+
+
 def build_envs(experiment: Experiment) -> VectorEnv:
     """The training environments. Raises UserError for environments that cannot be made."""
     config, seed = experiment.env, derive_seed(experiment.run.seed, "training envs", bits=31)
+    if config.is_atari:
+        return _build_atari(config, config.num_envs, seed, groups=config.groups)
     make = env_maker(config)
     resumable = is_resumable(make, seed)
     envs: VectorEnv
@@ -106,7 +126,10 @@ def build_replay(experiment: Experiment, spec: Spec) -> Replay:
 
 def build_evaluation(experiment: Experiment, envs: VectorEnv | None) -> VectorEnv:
     """One environment an evaluation episode; with the training environments' normalisation."""
-    made: VectorEnv = SerialVectorEnv(env_maker(experiment.env), experiment.run.evaluation_episodes)
+    episodes = experiment.run.evaluation_episodes
+    if experiment.env.is_atari:
+        return _build_atari(experiment.env, episodes, training=False)
+    made: VectorEnv = SerialVectorEnv(env_maker(experiment.env), episodes)
     return envs.frozen(made) if isinstance(envs, NormalizedVectorEnv) else made
 
 
@@ -202,16 +225,20 @@ def load(folder: str | Path) -> Any:
 
 
 def _load_agent(experiment: Experiment, state: dict[str, Any]) -> Any:
-    env = env_maker(experiment.env)()
-    spec = Spec(1, 1, env.observation_space, env.action_space, None)
-    env.close()
-    agent = build_agent(experiment, spec)
+    agent = build_agent(experiment, _find_spec(experiment.env))
     agent.load_state_dict(state["agent"])
     if experiment.env.normalize_obs:
         obs_norm = ObsNorm()
         obs_norm.load_state_dict(state["envs"]["obs_norm"])
         return NormalizedAgent(agent, obs_norm)
     return agent
+
+
+def _find_spec(config: EnvConfig) -> Spec:
+    envs: VectorEnv
+    envs = _build_atari(config, 1) if config.is_atari else SerialVectorEnv(env_maker(config), 1)
+    envs.close()
+    return envs.spec
 
 
 def load_state(folder: Path) -> dict[str, Any]:
@@ -253,7 +280,7 @@ def _write_record(experiment: Experiment, folder: Path) -> None:
 
 
 def _record(experiment: Experiment) -> dict[str, Any]:
-    packages = ("rlsuite", "torch", "numpy", "gymnasium", "mujoco")
+    packages = ("rlsuite", "torch", "numpy", "gymnasium", "mujoco", "ale-py")
     versions = {"python": platform.python_version()}
     for package in packages:
         try:

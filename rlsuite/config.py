@@ -30,18 +30,35 @@ class EnvConfig:
 
     id: str
     """A Gymnasium id, or an import path package.module:make."""
+    protocol: Literal["dqn", "machado2018"] | None = None
+    """How Atari games are played: "dqn" without sticky actions, with the game's own actions, up to
+    30 no-ops at the beginning, and lost lives that end the bootstrapping; "machado2018" with sticky
+    actions and all 18 of them. Unset is "machado2018" for ids that start with ALE/."""
     kwargs: dict[str, Any] = field(default_factory=dict)
     """Arguments of the environment's constructor."""
     num_envs: PositiveCount = 1
     """Environments stepped together."""
     workers: Count = 0
     """Processes that step a part of them; 0 steps all in the main process."""
+    groups: PositiveCount = 1
+    """Groups of Atari games that take turns: with 2, one half plays while the other half's actions
+    are chosen and the agent learns."""
     time_limit: PositiveCount | None = None
     """Steps until an episode is truncated; unset keeps the environment's own limit."""
     normalize_obs: bool = False
     """Whether observations are scaled by their running mean and variance."""
     normalize_reward: bool = False
     """Whether rewards are scaled by the running deviation of the discounted return."""
+
+    @property
+    def is_atari(self) -> bool:
+        """Whether ``AtariVectorEnv`` plays it."""
+        return self.id.startswith("ALE/")
+
+    @property
+    def atari_protocol(self) -> Literal["dqn", "machado2018"]:
+        """The protocol, also where it is unset."""
+        return self.protocol or "machado2018"
 
 
 @settings
@@ -252,6 +269,38 @@ def _explain(error: ValidationError, section: str, sections: Mapping[str, type])
     ]
 
 
+def _check_env(env: EnvConfig) -> list[str]:
+    problems = []
+    if not env.is_atari:
+        given = [name for name in ("protocol", "groups") if getattr(env, name) not in (None, 1)]
+        problems += [
+            f"env.{name} is only for Atari games (ids that start with ALE/), not {env.id}"
+            for name in given
+        ]
+        if env.workers >= env.num_envs and env.workers:
+            problems.append(
+                f"env.workers ({env.workers}) must be less than env.num_envs ({env.num_envs}): "
+                "the main process steps some too"
+            )
+        return problems
+    reasons = {
+        "kwargs": "env.protocol says how the game is played",
+        "workers": "it has its own threads",
+        "normalize_obs": "its observations are images, scaled by the network",
+        "normalize_reward": "its rewards are clipped to their sign",
+    }
+    problems += [
+        f"env.{name} cannot be set for the Atari game {env.id}: {reason}"
+        for name, reason in reasons.items()
+        if getattr(env, name)
+    ]
+    if env.num_envs % env.groups:
+        problems.append(
+            f"env.num_envs ({env.num_envs}) must be a multiple of env.groups ({env.groups})"
+        )
+    return problems
+
+
 def _cross_check(parts: Mapping[str, Any]) -> list[str]:
     problems = []
     plan, env, replay = parts["plan"], parts["env"], parts["replay"]
@@ -264,9 +313,4 @@ def _cross_check(parts: Mapping[str, Any]) -> list[str]:
         problems.append(
             f"replay.capacity ({replay.capacity:,}) is less than env.num_envs * replay.n_step"
         )
-    if env.workers >= env.num_envs and env.workers:
-        problems.append(
-            f"env.workers ({env.workers}) must be less than env.num_envs ({env.num_envs}): "
-            "the main process steps some too"
-        )
-    return problems
+    return problems + _check_env(env)

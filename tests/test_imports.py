@@ -36,6 +36,7 @@ LAYERS: list[list[str]] = [
         "envs.shared",
         "envs.workers",
         "envs.normalize",
+        "envs.atari",
         "envs",
     ],
     ["agents.sac", "agents.dqn", "agents.tqc", "agents"],
