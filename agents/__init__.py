@@ -2,12 +2,24 @@
 
 from typing import Any, NamedTuple
 
-from rlsuite.agents import dqn, sac, tqc
+from rlsuite.agents import c51, dqn, sac, tqc
+from rlsuite.agents.c51 import C51, C51Config
 from rlsuite.agents.dqn import DQN, DQNConfig
 from rlsuite.agents.sac import SAC, SACConfig
 from rlsuite.agents.tqc import TQC, TQCConfig
 
-__all__ = ["AGENTS", "DQN", "SAC", "TQC", "AgentEntry", "DQNConfig", "SACConfig", "TQCConfig"]
+__all__ = [
+    "AGENTS",
+    "C51",
+    "DQN",
+    "SAC",
+    "TQC",
+    "AgentEntry",
+    "C51Config",
+    "DQNConfig",
+    "SACConfig",
+    "TQCConfig",
+]
 
 
 class AgentEntry(NamedTuple):
@@ -25,6 +37,7 @@ AGENTS = {
     "sac": AgentEntry(SAC, SACConfig, sac.METRICS),
     "dqn": AgentEntry(DQN, DQNConfig, dqn.METRICS),
     "tqc": AgentEntry(TQC, TQCConfig, tqc.METRICS),
+    "c51": AgentEntry(C51, C51Config, c51.METRICS),
 }
 """By the ``algorithm`` of a config."""
 
