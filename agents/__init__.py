@@ -2,8 +2,9 @@
 
 from typing import Any, NamedTuple
 
-from rlsuite.agents import c51, dqn, sac, tqc
+from rlsuite.agents import c51, discrete_sac, dqn, sac, tqc
 from rlsuite.agents.c51 import C51, C51Config
+from rlsuite.agents.discrete_sac import DiscreteSAC, DiscreteSACConfig
 from rlsuite.agents.dqn import DQN, DQNConfig
 from rlsuite.agents.sac import SAC, SACConfig
 from rlsuite.agents.tqc import TQC, TQCConfig
@@ -17,6 +18,8 @@ __all__ = [
     "AgentEntry",
     "C51Config",
     "DQNConfig",
+    "DiscreteSAC",
+    "DiscreteSACConfig",
     "SACConfig",
     "TQCConfig",
 ]
@@ -38,6 +41,7 @@ AGENTS = {
     "dqn": AgentEntry(DQN, DQNConfig, dqn.METRICS),
     "tqc": AgentEntry(TQC, TQCConfig, tqc.METRICS),
     "c51": AgentEntry(C51, C51Config, c51.METRICS),
+    "discrete_sac": AgentEntry(DiscreteSAC, DiscreteSACConfig, discrete_sac.METRICS),
 }
 """By the ``algorithm`` of a config."""
 

@@ -35,7 +35,8 @@ def replay_loop(
     obs = run.restore(envs, replay, agent=agent, due=due)
     while run.transitions < plan.total_transitions:
         warming_up = run.transitions < plan.warmup_transitions
-        action, extra = (envs.sample_actions(), {}) if warming_up else agent.act(obs)
+        action, extra = agent.act(obs, explore=not warming_up)  # what is stored has one form
+        action = envs.sample_actions() if warming_up else action
         new = envs.step(action, extra)
         replay.add(new.step)
         obs = new.obs

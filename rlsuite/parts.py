@@ -49,13 +49,21 @@ class LearnedTemperature:
     """A temperature that holds the policy's entropy at ``target_entropy`` nats.
 
     Loss on log alpha: -E[log alpha (log pi + target_entropy)] (arXiv 1812.05905, eq. 18, in the
-    form with log alpha in place of alpha, whose gradient does not shrink with alpha).
+    form with log alpha in place of alpha, whose gradient does not shrink with alpha). ``bounds``
+    are the least and greatest log alpha.
     """
 
     def __init__(
-        self, initial: float, target_entropy: float, optimizer: str, lr: float, device: torch.device
+        self,
+        initial: float,
+        target_entropy: float,
+        optimizer: str,
+        lr: float,
+        device: torch.device,
+        *,
+        bounds: tuple[float, float] = (-math.inf, math.inf),
     ) -> None:
-        self.target_entropy = target_entropy
+        self.target_entropy, self.bounds = target_entropy, bounds
         self.log_value = nn.Parameter(torch.tensor([math.log(initial)], device=device))
         self.optimizer = make_optimizer(optimizer, [self.log_value], lr)
 
@@ -67,6 +75,8 @@ class LearnedTemperature:
         """One step from (B,) log probabilities; the 0-d loss."""
         loss = -(self.log_value * (log_prob.detach() + self.target_entropy)).mean()
         descend(loss, self.optimizer)
+        with torch.no_grad():
+            self.log_value.clamp_(*self.bounds)
         return loss.detach()
 
     def state_dict(self) -> State:

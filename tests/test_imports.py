@@ -39,7 +39,7 @@ LAYERS: list[list[str]] = [
         "envs.atari",
         "envs",
     ],
-    ["agents.sac", "agents.c51", "agents.dqn", "agents.tqc", "agents"],
+    ["agents.sac", "agents.c51", "agents.discrete_sac", "agents.dqn", "agents.tqc", "agents"],
     ["logger", "checkpoint", "evaluate", "run", "loops"],
     ["samplers", "config", "build"],
     ["video", "plot", "sb3", "cli", "__main__", ""],

@@ -127,6 +127,35 @@ class SampleEnv(gym.Env):
         return sample
 
 
+class CatchEnv(gym.Env):
+    """A ball falls through 10 rows, a paddle on the last one has to be under it (Osband et al.).
+
+    Observation: (10, 10, 2) bool, ball and paddle. Actions: left, stay, right. The only reward is
+    the last one, after 9 steps: 1 if the ball is caught, else -1. Resting catches one in ten.
+    """
+
+    observation_space = spaces.Box(0, 1, (10, 10, 2), bool)
+    action_space = spaces.Discrete(3)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.row, self.paddle = 0, 5
+        self.column = int(self.np_random.integers(10))
+        return self.observation(), {}
+
+    def step(self, action):
+        self.row += 1
+        self.paddle = min(max(self.paddle + action - 1, 0), 9)
+        is_over = self.row == 9
+        reward = (1.0 if self.paddle == self.column else -1.0) if is_over else 0.0
+        return self.observation(), reward, is_over, False, {}
+
+    def observation(self):
+        grid = np.zeros((10, 10, 2), bool)
+        grid[self.row, self.column, 0] = grid[9, self.paddle, 1] = True
+        return grid
+
+
 class GlobalCounterEnv(CountingEnv):
     """Not resumable: the reward counts the steps of all instances."""
 
