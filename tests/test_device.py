@@ -24,6 +24,9 @@ from torch._subclasses.fake_tensor import (
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from rlsuite.agents.c51 import C51, C51Config
+from rlsuite.agents.discrete_sac import DiscreteSAC, DiscreteSACConfig
+from rlsuite.agents.dqn import DQN, DQNConfig
 from rlsuite.agents.sac import SAC, SACConfig
 from rlsuite.buffers import (
     DenseRRMSampler,
@@ -37,7 +40,7 @@ from rlsuite.buffers import (
     sums,
 )
 from rlsuite.rng import generator
-from rlsuite.types import Batch, Step, Update
+from rlsuite.types import Agent, Batch, Step, Update
 
 SMALL = SACConfig(hidden=(16, 16))
 COPIES = (torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default)
@@ -78,10 +81,9 @@ def fakegpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         return made if on_cpu else torch.zeros(made.shape, dtype=made.dtype, device=device)
 
     real_tensor = torch.tensor
-    for agent in (SAC, *FAMILY):
-        monkeypatch.setattr(sys.modules[agent.__module__], "generator", device_generator)
-    for sampler in (PrioritizedSampler, RankSampler, DenseRRMSampler):
-        monkeypatch.setattr(sys.modules[sampler.__module__], "generator", device_generator)
+    for name, module in sorted(sys.modules.items()):
+        if name.startswith("rlsuite.") and getattr(module, "generator", None) is generator:
+            monkeypatch.setattr(module, "generator", device_generator)
     monkeypatch.setattr(torch, "tensor", tensor)
     with FakeTensorMode():
         yield "fakegpu"
@@ -134,14 +136,14 @@ def test_the_fake_device_lets_pass(fakegpu: str) -> None:
     assert y.device.type == fakegpu
 
 
-def transition(num_envs: int, agent: Any, obs: Any) -> Step:
+def transition(num_envs: int, agent: Agent, obs: Any) -> Step:
     """From the CPU, as environments are, but for the action."""
     ends = torch.zeros(num_envs, dtype=torch.bool)
     action, extra = agent.act(obs)
     return Step(obs, action, torch.zeros(num_envs), obs, ends, ends, extra)
 
 
-def train(agent: Any, replay: Replay, obs: Any, guard: Callable[[], Any]) -> Update:
+def train(agent: Agent, replay: Replay, obs: Any, guard: Callable[[], Any]) -> Update:
     """A few transitions, past the end of the ring, and two updates, all under ``guard``."""
     with guard():
         for _ in range(5):
@@ -235,6 +237,58 @@ def test_dict_observations_on_the_fake_device(fakegpu: str) -> None:
     replay = Replay(8, UniformSampler(), num_envs=2, device=fakegpu)
     obs = {"pixel": torch.zeros(2, 2, 2, dtype=torch.uint8), "state": torch.zeros(2, 3)}
     assert train(agent, replay, obs, NoWaiting).priority.device.type == fakegpu
+
+
+IMAGE = gym.spaces.Box(0, 255, (4, 36, 36), "uint8")
+FOUR = gym.spaces.Discrete(4, start=1)
+DISCRETE = {
+    "dqn": (DQN, DQNConfig(hidden=(16,), target_period=1)),
+    "dqn-all": (
+        DQN,
+        DQNConfig(
+            hidden=(16, 8),
+            double=True,
+            dueling=True,
+            loss="huber",
+            max_grad_norm=10.0,
+            optimizer_eps=1e-4,
+            epsilon_evaluation=0.1,
+        ),
+    ),
+    "c51": (C51, C51Config(hidden=(16,), max_grad_norm=10.0, target_period=1)),
+    "discrete_sac": (DiscreteSAC, DiscreteSACConfig(hidden=(16,))),
+    "discrete_sac-remedies": (
+        DiscreteSAC,
+        DiscreteSACConfig(
+            hidden=(),
+            value="mean",
+            q_clip=0.5,
+            entropy_penalty=0.5,
+            critic_temperature=0.0,
+            temperature=0.05,
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("space", [OBS, IMAGE], ids=["vector", "image"])
+@pytest.mark.parametrize("n_step", [1, 3])
+@pytest.mark.parametrize("name", DISCRETE)
+def test_discrete_actions_on_the_fake_device(
+    fakegpu: str, name: str, n_step: int, space: gym.spaces.Box
+) -> None:
+    make, config = DISCRETE[name]
+    agent = make(space, FOUR, config, device=fakegpu)
+    replay = Replay(8, ReshuffleSampler(), num_envs=2, device=fakegpu, n_step=n_step)
+    obs = torch.zeros(2, *space.shape, dtype=torch.uint8 if space is IMAGE else torch.float32)
+    update = train(agent, replay, obs, NoWaiting)
+    with NoWaiting():
+        assert agent.act(obs, explore=False)[0].shape == (2,)
+    found = [*update.metrics.values(), update.priority]
+    for part in vars(agent).values():
+        if isinstance(part, torch.nn.Module):
+            found += part.parameters()
+    assert {t.device.type for t in found} == {fakegpu}
 
 
 @pytest.fixture

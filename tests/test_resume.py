@@ -76,6 +76,58 @@ policy_period = 2
 capacity = 5_000
 sampler = "uniform"
 """,
+    "dqn": """
+algorithm = "dqn"
+[env]
+id = "CartPole-v1"
+num_envs = 2
+[agent]
+hidden = [16]
+double = true
+dueling = true
+target_period = 37
+epsilon_transitions = 600
+epsilon_evaluation = 0.1
+[replay]
+capacity = 701
+n_step = 3
+""",
+    "dqn-image": """
+algorithm = "dqn"
+[env]
+id = "tests.toy_envs:CatchEnv"
+[agent]
+hidden = [16]
+loss = "huber"
+optimizer = "RMSprop"
+[replay]
+capacity = 701
+""",
+    "c51": """
+algorithm = "c51"
+[env]
+id = "Acrobot-v1"
+num_envs = 2
+time_limit = 90
+[agent]
+hidden = [16]
+target_period = 37
+[replay]
+capacity = 701
+""",
+    "discrete_sac": """
+algorithm = "discrete_sac"
+[env]
+id = "CartPole-v1"
+num_envs = 2
+[agent]
+hidden = [16]
+value = "mean"
+q_clip = 0.5
+entropy_penalty = 0.5
+[replay]
+capacity = 701
+""",
 }
 
 
