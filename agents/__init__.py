@@ -2,14 +2,14 @@
 
 from typing import Any, NamedTuple
 
-from rlsuite.agents import c51, discrete_sac, dqn, sac, tqc
+from rlsuite.agents import c51, discrete_sac, dqn, droq, sac, tqc
+__all__ = ["AGENTS", "SAC", "TQC", "AgentEntry", "DroQ", "DroQConfig", "SACConfig", "TQCConfig"]
 from rlsuite.agents.c51 import C51, C51Config
 from rlsuite.agents.discrete_sac import DiscreteSAC, DiscreteSACConfig
 from rlsuite.agents.dqn import DQN, DQNConfig
 from rlsuite.agents.sac import SAC, SACConfig
 from rlsuite.agents.tqc import TQC, TQCConfig
 
-__all__ = [
     "AGENTS",
     "C51",
     "DQN",
@@ -23,6 +23,7 @@ __all__ = [
     "SACConfig",
     "TQCConfig",
 ]
+from rlsuite.agents.droq import DroQ, DroQConfig
 
 
 class AgentEntry(NamedTuple):
@@ -42,6 +43,7 @@ AGENTS = {
     "tqc": AgentEntry(TQC, TQCConfig, tqc.METRICS),
     "c51": AgentEntry(C51, C51Config, c51.METRICS),
     "discrete_sac": AgentEntry(DiscreteSAC, DiscreteSACConfig, discrete_sac.METRICS),
+    "droq": AgentEntry(DroQ, DroQConfig, droq.METRICS),
 }
 """By the ``algorithm`` of a config."""
 

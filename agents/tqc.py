@@ -224,6 +224,6 @@ def quantile_huber_loss(quantiles: Tensor, atoms: Tensor) -> Tensor:
     guess = quantiles[..., None].expand(shape)
     atom = atoms[:, None].expand(shape)
     levels = (torch.arange(count, device=quantiles.device)[:, None] + 0.5) / count
-    below = (atom < guess.detach()).to(levels.dtype)
+    below = (atom < guess).to(levels.dtype)
     huber = F.huber_loss(guess, atom, reduction="none")
     return ((levels - below).abs() * huber).mean((0, 2, 3))

@@ -7,17 +7,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rlsuite.agents.droq import DroQ, DroQConfig
 from rlsuite.agents.tqc import TQC, TQCConfig
 from rlsuite.types import Batch
 
 GOLDEN = Path(__file__).parent / "golden" / "sb3_contrib.json"
 SMALL: dict[type, Any] = {
     TQC: TQCConfig(hidden_actor=(8,), hidden_critic=(8, 8), critics=2, quantiles=5),
+    DroQ: DroQConfig(hidden=(8, 8), dropout=0.2, critic_updates_per_policy_update=2),
 }
 
 
 def draws(agent: Any, rows: int, seed: int = 0) -> tuple[Any, ...]:
     """What ``learn`` takes beside a batch of ``rows``."""
+    if isinstance(agent, DroQ):
+        agent.noise.manual_seed(seed)
+        return (agent.draw(rows, policy=True),)
     g = torch.Generator().manual_seed(seed)
     return (torch.randn(2, rows, agent.policy.actions, generator=g),)
 

@@ -61,6 +61,19 @@ quantiles = 5
 [replay]
 capacity = 701
 """,
+    "droq": """
+algorithm = "droq"
+[env]
+id = "Pendulum-v1"
+num_envs = 2
+time_limit = 90
+[agent]
+hidden = [16, 16]
+dropout = 0.1
+critic_updates_per_policy_update = 3
+[replay]
+capacity = 701
+""",
     "sac-workers-mujoco-normalized": """
 algorithm = "sac"
 [env]

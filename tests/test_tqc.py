@@ -61,7 +61,7 @@ def test_gradient_is_that_of_the_definition() -> None:
 # As in test_sac_update.py: the action is 0, log pi -0.918939, temperature 0.5. The target critics
 # say 1, 7, 3 and 5, 2, 9: pooled and sorted 1, 2, 3, 5, 7, 9, of which 2 * 1 are dropped. With
 # reward 1 and discount 0.9 the atoms are 1 + 0.9 * (z + 0.459469). The priority is the mean
-# deviation of the critics' means, 0 and 3, from the mean of the atoms.
+# deviation of the critics' means, 0 and 6, from the mean of the atoms, which is between them.
 def test_target_by_hand() -> None:
     one = gym.spaces.Box(-2, 2, (1,), np.float32)
     config = TQCConfig(
@@ -75,18 +75,18 @@ def test_target_by_hand() -> None:
     agent = TQC(OBS, one, config)
     set_constant(agent.actor, [0.0, 0.0])
     set_constant(agent.target, [1.0, 7.0, 3.0], [5.0, 2.0, 9.0])
-    set_constant(agent.critic, [0.0, 0.0, 0.0], [2.0, 3.0, 4.0])
+    set_constant(agent.critic, [0.0, 0.0, 0.0], [5.0, 6.0, 7.0])
     replay = Replay(1, UniformSampler(), discount=0.9)
     obs, no = torch.randn(1, 3), torch.tensor([False])
     replay.add(Step(obs, torch.tensor([[0.7]]), torch.ones(1), obs + 1, no, no))
     update = agent.learn(replay.sample(1), torch.zeros(2, 1, 1))
     atoms = [1 + 0.9 * (z + 0.459469) for z in (1, 2, 3, 5)]
-    mean = sum(atoms) / 4
-    assert update.priority.item() == pytest.approx((mean + abs(mean - 3)) / 2, abs=1e-5)
-    quantiles = torch.tensor([[[0.0, 0.0, 0.0]], [[2.0, 3.0, 4.0]]])
+    assert 0 < sum(atoms) / 4 < 6
+    assert update.priority.item() == pytest.approx(3.0, abs=1e-5)
+    quantiles = torch.tensor([[[0.0, 0.0, 0.0]], [[5.0, 6.0, 7.0]]])
     loss = quantile_huber_loss(quantiles, torch.tensor([atoms])).item()
     assert update.metrics["loss/critic"].item() == pytest.approx(loss, abs=1e-5)
-    assert update.metrics["value/q"].item() == 1.5
+    assert update.metrics["value/q"].item() == 3.0
 
 
 @pytest.mark.parametrize("dropped", [0, 1, 4])
