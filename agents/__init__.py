@@ -2,14 +2,16 @@
 
 from typing import Any, NamedTuple
 
-from rlsuite.agents import c51, discrete_sac, dqn, droq, sac, tqc
-__all__ = ["AGENTS", "SAC", "TQC", "AgentEntry", "DroQ", "DroQConfig", "SACConfig", "TQCConfig"]
+from rlsuite.agents import c51, crossq, discrete_sac, dqn, droq, sac, tqc
 from rlsuite.agents.c51 import C51, C51Config
+from rlsuite.agents.crossq import CrossQ, CrossQConfig
 from rlsuite.agents.discrete_sac import DiscreteSAC, DiscreteSACConfig
 from rlsuite.agents.dqn import DQN, DQNConfig
+from rlsuite.agents.droq import DroQ, DroQConfig
 from rlsuite.agents.sac import SAC, SACConfig
 from rlsuite.agents.tqc import TQC, TQCConfig
 
+__all__ = [
     "AGENTS",
     "C51",
     "DQN",
@@ -17,13 +19,16 @@ from rlsuite.agents.tqc import TQC, TQCConfig
     "TQC",
     "AgentEntry",
     "C51Config",
+    "CrossQ",
+    "CrossQConfig",
     "DQNConfig",
     "DiscreteSAC",
     "DiscreteSACConfig",
+    "DroQ",
+    "DroQConfig",
     "SACConfig",
     "TQCConfig",
 ]
-from rlsuite.agents.droq import DroQ, DroQConfig
 
 
 class AgentEntry(NamedTuple):
@@ -39,11 +44,12 @@ class AgentEntry(NamedTuple):
 
 AGENTS = {
     "sac": AgentEntry(SAC, SACConfig, sac.METRICS),
-    "dqn": AgentEntry(DQN, DQNConfig, dqn.METRICS),
     "tqc": AgentEntry(TQC, TQCConfig, tqc.METRICS),
+    "crossq": AgentEntry(CrossQ, CrossQConfig, crossq.METRICS),
+    "droq": AgentEntry(DroQ, DroQConfig, droq.METRICS),
+    "dqn": AgentEntry(DQN, DQNConfig, dqn.METRICS),
     "c51": AgentEntry(C51, C51Config, c51.METRICS),
     "discrete_sac": AgentEntry(DiscreteSAC, DiscreteSACConfig, discrete_sac.METRICS),
-    "droq": AgentEntry(DroQ, DroQConfig, droq.METRICS),
 }
 """By the ``algorithm`` of a config."""
 

@@ -129,7 +129,7 @@ class C51:
         )
         self.target.requires_grad_(False)
         self.optimizer = make_optimizer(
-            config.optimizer, self.online.parameters(), config.lr, config.optimizer_eps
+            config.optimizer, self.online.parameters(), config.lr, eps=config.optimizer_eps
         )
         schedule = LinearSchedule(
             config.epsilon_initial, config.epsilon_final, config.epsilon_transitions

@@ -124,10 +124,10 @@ class DiscreteSAC:
         move_target(self.target.parameters(), self.critic.parameters(), 1.0)
 
         self.actor_optimizer = make_optimizer(
-            config.optimizer, self.actor.parameters(), config.lr_actor, config.optimizer_eps
+            config.optimizer, self.actor.parameters(), config.lr_actor, eps=config.optimizer_eps
         )
         self.critic_optimizer = make_optimizer(
-            config.optimizer, self.critic.parameters(), config.lr_critic, config.optimizer_eps
+            config.optimizer, self.critic.parameters(), config.lr_critic, eps=config.optimizer_eps
         )
         self.temperature = self._temperature(config)
         self.noise = generator(seed, "discrete sac noise", device=self.device)

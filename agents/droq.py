@@ -167,7 +167,7 @@ class DroQ:
         action = self.policy.to_unit(batch.action)
         temperature = self.temperature.value()
 
-        with torch.no_grad():  # algorithm 2, line 6
+        with torch.no_grad():
             next_action, next_log_prob = self.policy.sample(
                 self.actor(next_obs)[0], draws.next_action
             )
@@ -183,7 +183,7 @@ class DroQ:
         if draws.policy_action is not None and draws.policy_critic is not None:
             new_action, log_prob = self.policy.sample(self.actor(obs)[0], draws.policy_action)
             new_value = self._values(self.critic, obs, new_action, draws.policy_critic).mean(0)
-            actor_loss = (temperature * log_prob - new_value).mean()  # line 9
+            actor_loss = (temperature * log_prob - new_value).mean()
             descend(actor_loss, self.actor_optimizer)
             metrics |= {
                 "loss/actor": actor_loss.detach(),
@@ -230,7 +230,7 @@ class DroQ:
 
 
 class DropoutCritics(nn.Module):
-    """K perceptrons; a hidden layer is linear, dropout, layer normalisation, ReLU (figure 2)."""
+    """K perceptrons; a hidden layer is linear, dropout, layer normalisation, ReLU (figure 1)."""
 
     def __init__(self, linear: EnsembleMLP) -> None:
         super().__init__()

@@ -151,7 +151,7 @@ class TQC:
         action = self.policy.to_unit(batch.action)
         temperature = self.temperature.value()
 
-        with torch.no_grad():  # eq. 10-11: the kept atoms, and their backup
+        with torch.no_grad():  # figure 2: the kept atoms of the pool, and their backup
             next_action, next_log_prob = self.policy.sample(self.actor(next_obs)[0], noise[0])
             next_atoms = self._keep_lowest(self._quantiles(self.target, next_obs, next_action))
             atoms = reward + discount * (next_atoms - temperature * next_log_prob[:, None])
@@ -162,7 +162,7 @@ class TQC:
 
         new_action, log_prob = self.policy.sample(self.actor(obs)[0], noise[1])
         value = self._quantiles(self.critic, obs, new_action).mean((0, 2))
-        actor_loss = (temperature * log_prob - value).mean()  # eq. 15
+        actor_loss = (temperature * log_prob - value).mean()
         descend(actor_loss, self.actor_optimizer)
         temperature_loss = self.temperature.update(log_prob)
 
@@ -214,7 +214,7 @@ class TQC:
 
 
 def quantile_huber_loss(quantiles: Tensor, atoms: Tensor) -> Tensor:
-    """(B,) loss of (K, B, M) quantiles against the (B, L) atoms of a target (eq. 12-13, kappa 1).
+    """(B,) loss of (K, B, M) quantiles against the (B, L) atoms of a target (kappa 1).
 
     Quantile m of M is the level (2m - 1) / 2M. The mean over critics, quantiles and atoms, as in
     the authors' code; the paper sums over the quantiles.

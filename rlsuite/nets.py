@@ -1,4 +1,4 @@
-"""Networks: an ensemble of perceptrons in one batched product a layer; values of discrete actions.
+"""Networks: ensembles in one batched product a layer, and values of discrete actions.
 
 Weights are drawn on the CPU from a given generator, so that they are the same on every device.
 """
@@ -61,6 +61,59 @@ class EnsembleMLP(nn.Module):
             if layer < last:
                 h = torch.relu(h)
         return h
+
+
+class BatchRenorm(nn.Module):
+    """Batch renormalisation (Ioffe, arXiv 1702.03275) of (K, B, D): each feature of each member.
+
+    In training the batch's own mean and (biased) variance normalise; from the ``warmup``-th
+    training pass on, the factor r and shift d bring the result close to what the running
+    statistics would give (algorithm 1), within ``r_max`` and ``d_max`` and without gradient.
+    Otherwise the running statistics normalise; training passes move them by 1 - ``momentum``.
+    """
+
+    mean: Tensor
+    var: Tensor
+    passes: Tensor
+
+    def __init__(
+        self,
+        members: int,
+        features: int,
+        *,
+        device: torch.device,
+        warmup: int = 100_000,
+        momentum: float = 0.99,
+        eps: float = 1e-3,
+        r_max: float = 3.0,
+        d_max: float = 5.0,
+    ) -> None:
+        super().__init__()
+        self.warmup, self.momentum, self.eps = warmup, momentum, eps
+        self.r_max, self.d_max = r_max, d_max
+        shape = (members, 1, features)
+        self.gain = nn.Parameter(torch.ones(shape, device=device))
+        self.shift = nn.Parameter(torch.zeros(shape, device=device))
+        self.register_buffer("mean", torch.zeros(shape, device=device))
+        self.register_buffer("var", torch.ones(shape, device=device))
+        self.register_buffer("passes", torch.zeros((), dtype=torch.int64, device=device))
+
+    def forward(self, x: Tensor, *, training: bool) -> Tensor:
+        """(K, B, D), normalised. A training pass also moves the running statistics."""
+        if not training:
+            return (x - self.mean) * (self.gain * (self.var + self.eps).rsqrt()) + self.shift
+        mean, var = x.mean(1, keepdim=True), x.var(1, keepdim=True, correction=0)
+        std = (var + self.eps).sqrt()
+        with torch.no_grad():
+            running_std = (self.var + self.eps).sqrt()
+            r = (std / running_std).clamp(1.0 / self.r_max, self.r_max)
+            d = ((mean - self.mean) / running_std).clamp(-self.d_max, self.d_max)
+            warm = self.passes >= self.warmup  # a tensor: the host never waits for it
+            r, d = torch.where(warm, r, 1.0), torch.where(warm, d, 0.0)
+            self.mean.lerp_(mean, 1.0 - self.momentum)
+            self.var.lerp_(var, 1.0 - self.momentum)
+            self.passes += 1
+        return ((x - mean) / std * r + d) * self.gain + self.shift
 
 
 NATURE = ((32, 8, 4), (64, 4, 2), (64, 3, 1))

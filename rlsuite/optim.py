@@ -14,13 +14,13 @@ from rlsuite.types import State
 
 
 def make_optimizer(
-    name: str, params: Iterable[nn.Parameter], lr: float, eps: float | None = None
+    name: str, params: Iterable[nn.Parameter], lr: float, **options: Any
 ) -> torch.optim.Optimizer:
     """The optimizer of class ``name`` of ``torch.optim``, else of the package pytorch-optimizer.
 
-    ``eps`` is added to the denominator of its steps; None keeps the class's own. The fused kernel
-    is taken where the class has one. Gradients get fixed memory here, so that a step can be
-    captured in a CUDA graph. Raises UserError for an unknown name.
+    The fused kernel is taken where the class has one. Gradients get fixed memory here, so that a
+    step can be captured in a CUDA graph. ``options`` go to the class; None keeps its own. Raises
+    UserError for an unknown name, or options that the class does not take.
     """
     params = list(params)
     for p in params:
@@ -42,9 +42,9 @@ def make_optimizer(
             f"unknown optimizer {name!r}: take Adam, AdamW, RMSprop, ... of torch.optim, or one "
             "of pytorch-optimizer"
         )
-    options: dict[str, Any] = {} if eps is None else {"eps": eps}
+    options = {name: value for name, value in options.items() if value is not None}
     if cls in (torch.optim.Adam, torch.optim.AdamW):
-        options |= {"fused": True, "capturable": params[0].is_cuda}
+        options = {"fused": True, "capturable": params[0].is_cuda, **options}
     try:
         return cls(params, **{"lr": lr, **options})
     except (TypeError, ValueError, RuntimeError) as error:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rlsuite.agents.crossq import CrossQ, CrossQConfig
 from rlsuite.agents.droq import DroQ, DroQConfig
 from rlsuite.agents.tqc import TQC, TQCConfig
 from rlsuite.types import Batch
@@ -14,6 +15,12 @@ from rlsuite.types import Batch
 GOLDEN = Path(__file__).parent / "golden" / "sb3_contrib.json"
 SMALL: dict[type, Any] = {
     TQC: TQCConfig(hidden_actor=(8,), hidden_critic=(8, 8), critics=2, quantiles=5),
+    CrossQ: CrossQConfig(
+        hidden_actor=(8,),
+        hidden_critic=(8, 8),
+        critic_updates_per_policy_update=2,
+        renorm_warmup=2,
+    ),
     DroQ: DroQConfig(hidden=(8, 8), dropout=0.2, critic_updates_per_policy_update=2),
 }
 

@@ -74,6 +74,19 @@ critic_updates_per_policy_update = 3
 [replay]
 capacity = 701
 """,
+    "crossq": """
+algorithm = "crossq"
+[env]
+id = "Pendulum-v1"
+num_envs = 2
+time_limit = 90
+[agent]
+hidden_actor = [16]
+hidden_critic = [16, 16]
+renorm_warmup = 200
+[replay]
+capacity = 701
+""",
     "sac-workers-mujoco-normalized": """
 algorithm = "sac"
 [env]
