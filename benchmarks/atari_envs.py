@@ -4,12 +4,14 @@
 
 All play the same game without sticky actions, with the same random actions, in turns within one
 process. A step is four frames; only steps are counted that are transitions to whoever learns. With
-two groups one half of the games plays while the other's results are taken.
+two groups one half of the games plays while whoever acts is busy with the other: so everything is
+measured bare, and with a forward pass of DQN's network for every observation.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import platform
@@ -22,9 +24,36 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import torch
+from torch import nn
 
 from rlsuite.envs import AtariVectorEnv
 from rlsuite.envs.atari import make_watched
+
+
+def nothing(obs: Any) -> None:
+    """Act without looking."""
+
+
+def network() -> Callable[[Any], None]:
+    """A forward pass of the network of Mnih et al. (2015), the result thrown away."""
+    net = nn.Sequential(
+        nn.Conv2d(4, 32, 8, 4),
+        nn.ReLU(),
+        nn.Conv2d(32, 64, 4, 2),
+        nn.ReLU(),
+        nn.Conv2d(64, 64, 3),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(3136, 512),
+        nn.ReLU(),
+        nn.Linear(512, 4),
+    )
+
+    @torch.no_grad()
+    def act(obs: Any) -> None:
+        net(torch.as_tensor(obs).float() / 255)
+
+    return act
 
 
 class Native:
@@ -37,12 +66,13 @@ class Native:
         self.envs.reset(seed=0)
         self.over = np.zeros(num_envs, bool)
 
-    def play(self, actions: np.ndarray) -> int:
+    def play(self, actions: np.ndarray, act: Callable[[Any], None]) -> int:
         count = 0
         for row in actions:
             count += len(row) - int(self.over.sum())  # what follows an end is a reset
-            _, _, terminated, truncated, _ = self.envs.step(row)
+            obs, _, terminated, truncated, _ = self.envs.step(row)
             self.over = terminated | truncated
+            act(obs)
         return count
 
 
@@ -52,9 +82,13 @@ class Ours:
         self.envs.reset()
         self.groups = groups
 
-    def play(self, actions: np.ndarray) -> int:
-        rows = torch.from_numpy(actions).view(len(actions) * self.groups, -1)
-        return sum(len(self.envs.step(row).step.terminated) for row in rows)
+    def play(self, actions: np.ndarray, act: Callable[[Any], None]) -> int:
+        count = 0
+        for row in torch.from_numpy(actions).view(len(actions) * self.groups, -1):
+            new = self.envs.step(row)
+            count += len(new.step.terminated)
+            act(new.obs)
+        return count
 
 
 class Wrappers:
@@ -69,7 +103,9 @@ class Wrappers:
     play = Native.play
 
 
-def measure(env_id: str, num_envs: int, steps: int, repeats: int) -> dict[str, list[float]]:
+def measure(
+    env_id: str, num_envs: int, steps: int, repeats: int, act: Callable[[Any], None]
+) -> dict[str, list[float]]:
     """Rates by name, one a repeat."""
     players: dict[str, Any] = {
         "ale_py step": Native(env_id, num_envs),
@@ -82,16 +118,11 @@ def measure(env_id: str, num_envs: int, steps: int, repeats: int) -> dict[str, l
     for repeat in range(repeats + 1):
         actions = random.integers(0, 4, (steps, num_envs))
         for name, player in players.items():
-            rate = timed(player.play, actions)
+            began = time.perf_counter()
+            count = player.play(actions, act)
             if repeat:  # the first warms up
-                rates[name].append(rate)
+                rates[name].append(count / (time.perf_counter() - began))
     return rates
-
-
-def timed(play: Callable[[np.ndarray], int], actions: np.ndarray) -> float:
-    began = time.perf_counter()
-    count = play(actions)
-    return count / (time.perf_counter() - began)
 
 
 def main() -> None:
@@ -109,15 +140,16 @@ def main() -> None:
         "load": os.getloadavg(),
         "num_envs": options.num_envs,
     }
-    for env_id in options.games:
-        rates = measure(env_id, options.num_envs, options.steps, options.repeats)
+    acting = {"bare": nothing, "acting": network()}
+    for env_id, (how, act) in itertools.product(options.games, acting.items()):
+        rates = measure(env_id, options.num_envs, options.steps, options.repeats, act)
         native = rates["ale_py step"]
-        print(f"{env_id}, {options.num_envs} games, median of {options.repeats}")
-        result[env_id] = {}
+        print(f"{env_id}, {how}, {options.num_envs} games, median of {options.repeats}")
+        found = result[f"{env_id}, {how}"] = {}
         for name, values in rates.items():
             ratios = [value / other for value, other in zip(values, native, strict=True)]
             rate, ratio = statistics.median(values), statistics.median(ratios)
-            result[env_id][name] = {"rates": values, "median": rate, "ratio to ale_py": ratio}
+            found[name] = {"rates": values, "median": rate, "ratio to ale_py": ratio}
             print(f"  {name:<36}{rate:>8,.0f} steps/s  {ratio:5.2f} x ale_py")
     if options.out:
         options.out.write_text(json.dumps(result, indent=1))
