@@ -47,6 +47,9 @@ GATES = {
     # -1,198, without bootstrapping at -1,199.
     "sac-pendulum": Gate("sac/pendulum", 4_000, -350),
     "tqc-pendulum": Gate("tqc/pendulum", 4_000, -350),
+    "crossq-pendulum": Gate("crossq/pendulum", 4_000, -350),
+    # With 20 updates for each transition.
+    "droq-pendulum": Gate("droq/pendulum", 1_250, -350),
     # A random policy is at 22. Without bootstrapping seed 0 is at 9, 27 and 29; the three seeds of
     # each are between 176 and 338.
     "dqn-cartpole": Gate("dqn/cartpole", 6_000, 120),
