@@ -407,6 +407,7 @@ def test_restart_continues_bit_for_bit(name: str, tmp_path: Path) -> None:
     assert_equal_states(copy.deepcopy(agent.state_dict()), twin.state_dict())
     for i in range(3, 8):
         assert run(agent, i) == run(twin, i)
+    assert agent.exploration.epsilon() == twin.exploration.epsilon() < config.epsilon_initial
     assert_equal_states(agent.state_dict(), twin.state_dict())
 
 
