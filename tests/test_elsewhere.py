@@ -95,7 +95,7 @@ def test_global_generators_are_left_alone(sampler: str) -> None:
         replay = make(sampler, 20)
         for k in range(20):
             replay.add(numbered(k))
-        state = np.random.get_state  # noqa: NPY002
+        state = np.random.get_state
         before = state()[1].copy(), torch.get_rng_state()
         batches = torch.stack([replay.sample(8).index.clone() for _ in range(5)])
         assert (state()[1] == before[0]).all()
