@@ -22,6 +22,7 @@ GATES = {
     "sac/pendulum": ("final", -220.0, "a correct SAC is at -150 to -250 from 6,000 on"),
     "sac/inverted_pendulum": ("best", 950.0, "of 1,000; touched and lost again by every library"),
     "sac/hopper": ("final", 400.0, "published at 100,000: 897 (SB3), 1,145 to 1,164 (Spinning Up)"),
+    "dqn/pong": ("final", -10.0, "a random policy is at -20.7; 21 is perfect"),
     "sac/halfcheetah": ("final", 3500.0, "published at 100,000: 4,961 (SB3), 6,081 to 6,285 (SU)"),
 }
 

@@ -2,35 +2,16 @@
 
 from __future__ import annotations
 
-from heapq import heappop, heappush
-from typing import Any, Literal, NamedTuple
+from typing import Literal
 
-import numba
 import numpy as np
 import torch
-from numba.typed import List
 from torch import Tensor
 
 from rlsuite.buffers.prioritized import ImportanceWeights, Priorities, Priority, fractions
 from rlsuite.buffers.rrm import MASK
-from rlsuite.buffers.tree import Floats, Ints, TreeSums
 from rlsuite.rng import generator
 from rlsuite.types import State
-
-
-class Accounts(NamedTuple):
-    """Per slot, what its counts are computed from; arrays of (capacity,)."""
-
-    actual: Floats
-    """A."""
-    expected: Floats
-    """E when the clock was ``since``."""
-    since: Floats
-    """Clock when the slot was last looked at."""
-    version: Ints
-    """How often the slot was looked at; a promise of an earlier version is void."""
-    is_masked: Any
-    """bool."""
 
 
 class LazyRRMSampler:
@@ -61,19 +42,22 @@ class LazyRRMSampler:
         self.batches = 0
         self._seed = seed
         self._clock = self._carry = 0.0
-        self._promises = _no_promises()
-        """(clock when free, slot, version), the earliest first."""
 
     def prepare(self, capacity: int, device: torch.device) -> None:
         """Take the memory for ``capacity`` slots. Raises ValueError for a device but the CPU."""
         if device.type != "cpu":
             raise ValueError(f"LazyRRMSampler works on the CPU alone, DenseRRMSampler on {device}")
+        from rlsuite.buffers import lazy_kernels, tree  # numba is heavy: only for who uses it
+
+        self._kernels = lazy_kernels
+        self._promises = lazy_kernels.no_promises()
+        """(clock when free, slot, version), the earliest first."""
         self.priorities.prepare(capacity, device)
         self._values = self.priorities.sums.values.numpy()
-        self._free = TreeSums(capacity)
+        self._free = tree.TreeSums(capacity)
         actual, expected, since = np.zeros((3, capacity))
         version, is_masked = np.zeros(capacity, np.int64), np.zeros(capacity, np.bool_)
-        self._accounts = Accounts(actual, expected, since, version, is_masked)
+        self._accounts = lazy_kernels.Accounts(actual, expected, since, version, is_masked)
         self._generator = generator(self._seed, "rrm sampler")
 
     def add(self, slots: range) -> None:
@@ -95,7 +79,9 @@ class LazyRRMSampler:
             self._mirror(torch.arange(slots.start, slots.stop))
 
     def _forget(self, slots: range) -> None:
-        self._carry += _forget(self._values, self._accounts, self._clock, slots.start, slots.stop)
+        self._carry += self._kernels.forget(
+            self._values, self._accounts, self._clock, slots.start, slots.stop
+        )
 
     def _mirror(self, slots: Tensor) -> None:
         """Give ``slots`` their weight in the tree that is drawn from."""
@@ -106,7 +92,7 @@ class LazyRRMSampler:
     def masked(self) -> Tensor:
         """(capacity,) bool: slots drawn more often than expected."""
         self._settle()
-        freed = _free_kept(self._accounts, self._clock, self._promises)
+        freed = self._kernels.free_kept(self._accounts, self._clock, self._promises)
         self._mirror(torch.from_numpy(freed))
         return torch.from_numpy(self._accounts.is_masked)
 
@@ -144,7 +130,7 @@ class LazyRRMSampler:
         owed = len(slots) + self._carry
         self._carry = min(owed, 0.0)
         grown = self._clock + max(owed, 0.0) / total
-        self._carry += _draw(values, accounts, grown, index, cap, self._promises)
+        self._carry += self._kernels.draw(values, accounts, grown, index, cap, self._promises)
         self._clock = grown
         self._mirror(slots)
 
@@ -160,9 +146,11 @@ class LazyRRMSampler:
     def update(self, slots: Tensor, priority: Tensor) -> None:
         """Set priorities from (n,) errors. Of a slot that comes twice the greatest counts."""
         self._settle()
-        _refresh(self._values, self._accounts, self._clock, slots.numpy())
+        self._kernels.refresh(self._values, self._accounts, self._clock, slots.numpy())
         self.priorities.update(slots, priority)
-        _promise(self._values, self._accounts, self._clock, slots.numpy(), self._promises)
+        self._kernels.promise(
+            self._values, self._accounts, self._clock, slots.numpy(), self._promises
+        )
         self._mirror(slots)
 
     def state_dict(self) -> State:
@@ -189,83 +177,10 @@ class LazyRRMSampler:
         for name, array in self._accounts._asdict().items():
             array[:] = state["accounts"][name].numpy()
         self._clock, self._carry = state["clock"]
-        self._promises = _no_promises()
+        self._promises = self._kernels.no_promises()
         saved = state["promises"]
         for clock, slot in zip(saved["clock"].tolist(), saved["slot"].tolist(), strict=True):
             self._promises.append((clock, *slot))
         self._mirror(torch.arange(len(self._values)))
         self._generator.set_state(state["generator"])
         self.batches = state["batches"]
-
-
-def _no_promises() -> Any:
-    promises = List()
-    promises.append((0.0, 0, 0))  # numba learns the type from it
-    promises.pop()
-    return promises
-
-
-@numba.njit(cache=True)
-def _forget(values: Floats, accounts: Accounts, clock: float, start: int, stop: int) -> float:
-    """Set A = E = 0; the sum of E - A that goes with it."""
-    gone = 0.0
-    for slot in range(start, stop):
-        gone += accounts.expected[slot] + values[slot] * (clock - accounts.since[slot])
-        gone -= accounts.actual[slot]
-        accounts.actual[slot] = accounts.expected[slot] = 0.0
-        accounts.since[slot] = clock
-        accounts.version[slot] += 1
-        accounts.is_masked[slot] = False
-    return gone
-
-
-@numba.njit(cache=True)
-def _free_kept(accounts: Accounts, clock: float, promises: Any) -> Ints:
-    """Unmask the slots whose time has come."""
-    freed = np.empty(len(promises), np.int64)
-    count = 0
-    while len(promises) > 0 and promises[0][0] <= clock:
-        _, slot, version = heappop(promises)
-        if accounts.version[slot] == version:
-            accounts.is_masked[slot] = False
-            freed[count] = slot
-            count += 1
-    return freed[:count]
-
-
-@numba.njit(cache=True)
-def _refresh(values: Floats, accounts: Accounts, clock: float, slots: Ints) -> None:
-    for slot in slots:
-        accounts.expected[slot] += values[slot] * (clock - accounts.since[slot])
-        accounts.since[slot] = clock
-
-
-@numba.njit(cache=True)
-def _promise(values: Floats, accounts: Accounts, clock: float, slots: Ints, promises: Any) -> None:
-    """Mask the slots with A > E, and promise when they will be free."""
-    for slot in slots:
-        expected = accounts.expected[slot] + values[slot] * (clock - accounts.since[slot])
-        missing = accounts.actual[slot] - expected
-        accounts.version[slot] += 1
-        accounts.is_masked[slot] = missing > 0.0
-        if missing > 0.0 and values[slot] > 0.0:
-            free = clock + missing / values[slot]
-            heappush(promises, (free, slot, accounts.version[slot]))
-
-
-@numba.njit(cache=True)
-def _draw(
-    values: Floats, accounts: Accounts, clock: float, slots: Ints, cap: float, promises: Any
-) -> float:
-    """Count a draw of each slot; the expectation that the cap takes away."""
-    _refresh(values, accounts, clock, slots)
-    taken = 0.0
-    for slot in slots:
-        accounts.actual[slot] += 1.0
-    for slot in slots:
-        excess = accounts.expected[slot] - accounts.actual[slot] - cap
-        if excess > 0.0:
-            accounts.expected[slot] -= excess
-            taken += excess
-    _promise(values, accounts, clock, slots, promises)
-    return taken

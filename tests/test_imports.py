@@ -22,6 +22,7 @@ LAYERS: list[list[str]] = [
         "buffers.prioritized",
         "buffers.rank",
         "buffers.rrm",
+        "buffers.lazy_kernels",
         "buffers.lazy_rrm",
         "buffers.ring",
         "buffers.frames",
