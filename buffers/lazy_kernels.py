@@ -9,7 +9,7 @@ import numba
 import numpy as np
 from numba.typed import List
 
-from rlsuite.buffers.tree import Floats, Ints
+from rlsuite.buffers.sum_tree import Floats, Ints
 
 
 class Accounts(NamedTuple):

@@ -47,14 +47,14 @@ class LazyRRMSampler:
         """Take the memory for ``capacity`` slots. Raises ValueError for a device but the CPU."""
         if device.type != "cpu":
             raise ValueError(f"LazyRRMSampler works on the CPU alone, DenseRRMSampler on {device}")
-        from rlsuite.buffers import lazy_kernels, tree  # numba is heavy: only for who uses it
+        from rlsuite.buffers import lazy_kernels, sum_tree  # numba is heavy: only for who uses it
 
         self._kernels = lazy_kernels
         self._promises = lazy_kernels.no_promises()
         """(clock when free, slot, version), the earliest first."""
         self.priorities.prepare(capacity, device)
         self._values = self.priorities.sums.values.numpy()
-        self._free = tree.TreeSums(capacity)
+        self._free = sum_tree.TreeSums(capacity)
         actual, expected, since = np.zeros((3, capacity))
         version, is_masked = np.zeros(capacity, np.int64), np.zeros(capacity, np.bool_)
         self._accounts = lazy_kernels.Accounts(actual, expected, since, version, is_masked)

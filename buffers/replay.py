@@ -259,12 +259,12 @@ class Replay:
 
     def cut(self, envs: list[int]) -> None:
         """Mark the newest transition of these environments truncated: the next does not follow."""
-        if not self.written:
+        if not (self.written and envs):
             return
+        self._ring.rewrites += 1
         for env in envs:
             newest = self.written - 1 - (self.written - 1 - env) % self.num_envs
             if newest >= 0:
-                self._ring.rewrites += 1
                 row = self._columns["truncated"][newest % self.capacity]
                 row.copy_(row | ~self._columns["terminated"][newest % self.capacity])
 

@@ -38,7 +38,7 @@ def make_sums(capacity: int, device: torch.device) -> Sums:
     """The fastest form: a compiled tree on the CPU; on a device a running sum over all slots, which
     is three launches, and for more than FLAT_LIMIT slots sums of blocks."""
     if device.type == "cpu":
-        from rlsuite.buffers.tree import TreeSums  # numba takes half a second to import
+        from rlsuite.buffers.sum_tree import TreeSums  # numba takes half a second to import
 
         return TreeSums(capacity)
     return FlatSums(capacity, device) if capacity <= FLAT_LIMIT else BlockSums(capacity, device)

@@ -174,6 +174,7 @@ def _write(folder: Path, state: State, previous: Path | None) -> None:
     tensors: dict[str, Tensor] = {}
     chunks: dict[str, Chunk] = {}
     skeleton = _dismantle(state, "", tensors, chunks)
+    _separate(tensors)
     files = {
         "state.json": _write_file(folder / "state.json", json.dumps(skeleton).encode()),
         "tensors.safetensors": _write_file(
@@ -192,10 +193,20 @@ def _write(folder: Path, state: State, previous: Path | None) -> None:
     _sync(folder)
 
 
+def _separate(tensors: dict[str, Tensor]) -> None:
+    """Copy tensors that share memory, which safetensors refuses."""
+    seen: set[int] = set()
+    for name, tensor in tensors.items():
+        memory = tensor.untyped_storage().data_ptr()
+        if memory in seen:
+            tensors[name] = tensor.clone()
+        seen.add(memory)
+
+
 def _dismantle(node: Any, path: str, tensors: dict[str, Tensor], chunks: dict[str, Chunk]) -> Any:
     """The JSON skeleton; tensors and chunks are collected and stand in it by name."""
     if isinstance(node, Tensor):
-        tensors[path] = _plain(node).clone()  # safetensors refuses tensors that share memory
+        tensors[path] = _plain(node)
         return {"$tensor": path}
     if isinstance(node, Chunk):
         name = f"{node.name}.safetensors"

@@ -17,7 +17,7 @@ LAYERS: list[list[str]] = [
         "buffers.uniform",
         "buffers.reshuffle",
         "buffers.recency",
-        "buffers.tree",
+        "buffers.sum_tree",
         "buffers.sums",
         "buffers.prioritized",
         "buffers.rank",

@@ -327,4 +327,4 @@ def test_an_environment_that_does_not_repeat_itself(tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr
     assert "their next episodes begin" in result.stderr
     state = CheckpointStore(folder / "checkpoints").load()
-    assert state["replay"]["cuts"] == 1 and state["run"]["transitions"] >= 1_001
+    assert state["replay"]["ring"]["rewrites"] == 1 and state["run"]["transitions"] >= 1_001

@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rlsuite.buffers.sum_tree import TreeSums
 from rlsuite.buffers.sums import BlockSums, FlatSums, Sums, make_sums
-from rlsuite.buffers.tree import TreeSums
 
 CPU = torch.device("cpu")
 FORMS: dict[str, Callable[[int], Sums]] = {
