@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
@@ -157,3 +158,38 @@ SAMPLERS: dict[str, SamplerEntry] = {
     "rrm": SamplerEntry(RRMConfig, _rrm),
 }
 """By the ``replay.sampler`` of a config."""
+
+
+SILENT_BATCHES = 1_000
+"""Batches without a priority after which a prioritized sampler's user is warned."""
+
+
+class PriorityWatch:
+    """Warns once if a prioritized sampler is drawn from but never told a priority.
+
+    Libraries that know no prioritized replay train on silently: every transition then keeps the
+    priority that it got when it was new.
+    """
+
+    def __init__(self, sampler: Sampler, remedy: str) -> None:
+        """``remedy`` says what the user has to call."""
+        prioritized = (PrioritizedSampler, RankSampler, DenseRRMSampler, LazyRRMSampler)
+        self._batches: int | None = 0 if isinstance(sampler, prioritized) else None
+        self._remedy = f"{type(sampler).__name__} {remedy}"
+
+    def sampled(self) -> None:
+        """Count a batch."""
+        if self._batches is None:
+            return
+        self._batches += 1
+        if self._batches == SILENT_BATCHES:
+            warnings.warn(
+                f"{SILENT_BATCHES:,} batches were sampled and no priority was ever set: "
+                f"{self._remedy}",
+                stacklevel=4,
+            )
+            self._batches = None
+
+    def updated(self) -> None:
+        """A priority was set: all is well."""
+        self._batches = None

@@ -8,6 +8,7 @@ from torch.utils.backend_registration import _setup_privateuseone_for_python_bac
 # of a process, so that it has to be there before any test runs.
 if not torch.cuda.is_available():  # it would hide the real device from torch.accelerator
     _setup_privateuseone_for_python_backend("fakegpu")
+    torch.get_device_module("fakegpu").synchronize = lambda: None  # tensordict calls it
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

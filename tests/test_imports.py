@@ -52,7 +52,18 @@ LAYERS: list[list[str]] = [
     ],
     ["logger", "checkpoint", "evaluate", "run", "loops"],
     ["samplers", "config", "build"],
-    ["video", "plot", "sb3", "cli", "__main__", ""],
+    [
+        "video",
+        "plot",
+        "sb3",
+        "sb3_replay",
+        "torchrl_replay",
+        "claims",
+        "er_rr",
+        "cli",
+        "__main__",
+        "",
+    ],
 ]
 # Storage, environments and agents know nothing of each other; loops know protocols alone.
 FORBIDDEN = {
