@@ -27,7 +27,8 @@ class DenseRRMSampler:
     ``draw``: "distinct" (the paper's RR-M) or "stratified" (RR-M+ST, where a slot may come twice).
     A slot whose expectation in a batch is above 1 cannot keep up when draws are distinct: E - A
     grows without bound, and when its priority falls it is drawn too often for a long time.
-    ``deficit_cap`` bounds E - A by giving what is above to the other slots; None is the paper's.
+    ``deficit_cap`` bounds what a draw adds to E where E - A would pass it; the others get the rest,
+    by priority. None is the paper's.
 
     Unlike the authors' code, a slot that comes twice in a stratified batch counts twice; theirs
     counts it once, and the mask weakens with time.
@@ -112,15 +113,13 @@ class DenseRRMSampler:
 
     def count(self, slots: Tensor) -> None:
         """Note that (n,) ``slots`` were drawn."""
-        values = self.priorities.sums.values
-        self.expected.add_(values * (len(slots) / values.sum()))
         self.actual.index_add_(0, slots, torch.ones_like(slots, dtype=Floats))
-        if self.deficit_cap is not None:
-            most = self.actual + self.deficit_cap
-            excess = (self.expected - most).clamp_(min=0)
-            share = torch.where(excess > 0, 0.0, values)
-            self.expected.add_(share * (excess.sum() / share.sum()) - excess)
-            torch.minimum(self.expected, most, out=self.expected)
+        values = self.priorities.sums.values
+        if self.deficit_cap is None:
+            self.expected.add_(values * (len(slots) / values.sum()))
+        else:
+            room = (self.actual - self.expected).add_(self.deficit_cap).clamp_(min=0)
+            self.expected.add_(_pour(values, room, len(slots)))
 
     def _weigh(self, slots: Tensor) -> Tensor | None:
         if self.weights is None:
@@ -153,3 +152,18 @@ class DenseRRMSampler:
         self.expected.copy_(state["expected"])
         self._generator.set_state(state["generator"])
         self.batches = state["batches"]
+
+
+def _pour(values: Tensor, room: Tensor, amount: int) -> Tensor:
+    """(capacity,) shares of ``amount`` in proportion to ``values``, none above its ``room``.
+
+    A slot is full when the level, in units of its value, reaches room / value. With the k that are
+    full first left out, the level would be (amount - their room) / value of the others: never too
+    high, and right for the right k, so that the greatest is the level.
+    """
+    order = torch.where(values > 0, room / values, torch.inf).argsort()
+    value, space = values.index_select(0, order), room.index_select(0, order)
+    full = space.cumsum(0) - space
+    others = value.flip(0).cumsum(0).flip(0)
+    level = torch.where(others > 0, (amount - full) / others, 0.0).max()
+    return torch.minimum(values * level, room)

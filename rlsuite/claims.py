@@ -18,12 +18,12 @@ class Task(NamedTuple):
     experiment: str
     arm: str
     """What is compared, as "RR-C"."""
-    number: int
-    """0 to the number of seeds - 1; the arms of one number see the same data."""
+    repeat: int
+    """0 to the number of seeds - 1; the arms see the same data in one repeat."""
 
 
 Results: TypeAlias = Mapping[tuple[str, str], Sequence[Any]]
-"""Experiment and arm to what was measured, by number."""
+"""Experiment and arm to what was measured, by repeat."""
 
 
 class Gate(NamedTuple):
@@ -98,7 +98,7 @@ def markdown(claims: Sequence[Claim]) -> str:
 
 
 def table_csv(claims: Sequence[Claim]) -> str:
-    """The same table for programs; value, error and the gate's ends have columns of their own."""
+    """The same table for programs: value, error and the ends of the gate as numbers too."""
     out = io.StringIO()
     extra = ["value", "error", "low", "high"]
     writer = csv.DictWriter(out, [*claims[0].cells(), *extra], lineterminator="\n")

@@ -1,4 +1,4 @@
-"""The command line: train, resume, evaluate, enjoy, plot, configs, describe."""
+"""The command line: train, resume, evaluate, enjoy, plot, reproduce, configs, describe."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from typing import NoReturn
 from rlsuite import __version__
 from rlsuite.errors import UserError
 
+EXIT_FAILED = 1
 EXIT_USER_ERROR = 2
 EXIT_STOPPED = 75
 """``EX_TEMPFAIL``: the run has saved itself, and resuming it goes on."""
@@ -112,6 +113,14 @@ def _parser() -> Parser:
     sub = command("plot", _plot, "Plot learning curves; runs that differ by seed are put together.")
     sub.add_argument("folders", metavar="RUN", type=Path, nargs="+", help="run folders")
     sub.add_argument("--out", type=Path, help="file: .png, .pdf or .svg (default: in the run)")
+
+    sub = command("reproduce", _reproduce, "Measure a paper's claims; without a name, list papers.")
+    sub.epilog = "exit code 1 if a figure is outside its gate"
+    sub.add_argument("paper", metavar="PAPER", nargs="?", help="a name from the list")
+    sub.add_argument("--folder", type=Path, help="of the results (default: runs/reproduce-PAPER)")
+    sub.add_argument("--seed", type=int, default=0, help="of all experiments (default: 0)")
+    sub.add_argument("--processes", type=_count, help="at once (default: one a core)")
+    sub.add_argument("--quiet", action="store_true", help="no progress, only the table")
 
     command("configs", _configs, "List the configs that come with the suite.")
 
@@ -248,6 +257,33 @@ def _plot(options: argparse.Namespace) -> int:
         out = options.folders[0] / "learning_curve.png" if single else Path("learning_curves.png")
     print(plot_runs(options.folders, out))
     return 0
+
+
+def _reproduce(options: argparse.Namespace) -> int:
+    from rlsuite.claims import markdown
+    from rlsuite.reproduce import PAPERS, reproduce
+
+    if options.paper is None:
+        for name, paper in PAPERS.items():
+            print(f"{name:<28} {paper.title}")
+        return 0
+    folder = options.folder or Path("runs") / f"reproduce-{options.paper}"
+    result = reproduce(
+        options.paper,
+        folder,
+        seed=options.seed,
+        processes=options.processes,
+        quiet=options.quiet,
+    )
+    print(markdown(result.claims))
+    for path in result.files:
+        print(f"  {path}")
+    for warning in result.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    failed = [f"{c.experiment}, {c.quantity}: {c.value:.4g}, not {c.gate}" for c in result.failures]
+    if failed:
+        print(f"failed: {'; '.join(failed)}", file=sys.stderr)
+    return EXIT_FAILED if failed else 0
 
 
 def _configs(options: argparse.Namespace) -> int:

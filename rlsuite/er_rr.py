@@ -7,7 +7,6 @@ worked out or measured in seconds; docs/er_rr.md says what is left out. All samp
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple, TypeAlias
@@ -265,23 +264,18 @@ EXPERIMENTS: dict[str, Experiment] = {
 
 
 def tasks() -> list[Task]:
-    """All that has to be measured, the longest first."""
+    """All that has to be measured, the long ones first."""
     return [
-        Task(name, arm, index)
+        Task(name, arm, repeat)
         for name, experiment in reversed(EXPERIMENTS.items())
         for arm in experiment.arms
-        for index in range(experiment.seeds)
+        for repeat in range(experiment.seeds)
     ]
 
 
 def run(task: Task, seed: int) -> Any:
-    """Measure one arm with one seed. The data are the same for all arms of a number."""
+    """Measure one arm with one seed. All arms see the same data in one repeat."""
     experiment = EXPERIMENTS[task.experiment]
-    own = derive_seed(seed, task.experiment, task.arm, task.number)
+    own = derive_seed(seed, task.experiment, task.arm, task.repeat)
     sampler = ARMS[task.arm](own, experiment.priority)
-    return experiment.measure(sampler, derive_seed(seed, task.experiment, task.number))
-
-
-def share(count: int, of: int, seeds: int) -> int:
-    """The gate "``count`` of ``of``" for another number of seeds, rounded up."""
-    return math.ceil(count * seeds / of)
+    return experiment.measure(sampler, derive_seed(seed, task.experiment, task.repeat))

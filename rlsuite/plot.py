@@ -75,7 +75,24 @@ def plot_runs(folders: Sequence[Path], out: Path) -> Path:
     .png (150 dots an inch), .pdf, .svg or whatever else matplotlib writes. Raises UserError as
     ``learning_curves`` does, and for a suffix or a place that cannot be written.
     """
-    figure = learning_curves(folders)
+    return write_figure(learning_curves(folders), out)
+
+
+def make_figure(width: float, height: float) -> Figure:
+    """An empty figure, in inches. Raises UserError if matplotlib is missing."""
+    try:
+        # Not pyplot, whose figures are global and open windows.
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise UserError("plots need matplotlib: pip install 'rlsuite[report]'") from error
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def write_figure(figure: Figure, out: Path) -> Path:
+    """Write ``figure`` to ``out``, in the format of its suffix; ``out``.
+
+    Raises UserError for a suffix or a place that cannot be written.
+    """
     import matplotlib
 
     known = sorted(figure.canvas.get_supported_filetypes())
@@ -102,17 +119,12 @@ def learning_curves(folders: Sequence[Path]) -> Figure:
     Raises UserError for folders that are no runs, files that cannot be read, runs that measured
     nothing yet, two runs of one experiment and seed, and if matplotlib is missing.
     """
-    try:
-        # Not pyplot, whose figures are global and open windows.
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise UserError("plots need matplotlib: pip install 'rlsuite[report]'") from error
     if not folders:
         raise UserError("no run folders to plot: name at least one")
     # The same folder twice, as two patterns may give, is one run.
     records = [_read_run(folder) for folder in {f.resolve(): f for f in folders}.values()]
     wide = len(records) > 1
-    figure = Figure(figsize=(7.0, 3.2) if wide else (4.5, 3.2), layout="constrained")
+    figure = make_figure(7.0 if wide else 4.5, 3.2)
     ids = {str(record.settings.get("env.id", "")) for record in records}
     figure.suptitle(ids.pop() if len(ids) == 1 else "", fontsize=10)
     if wide:

@@ -1,6 +1,8 @@
 """The experiments of random reshuffling, small; each check fails for a sampler that is not it."""
 
 import math
+import subprocess
+import sys
 
 import numpy as np
 
@@ -59,3 +61,10 @@ def test_noise_floor() -> None:
     ]
     assert floors[0] / floors[1] > 2
     assert Priority(0.5, 0.0, 1e-12) == ROOT
+
+
+def test_an_unknown_paper_is_named() -> None:
+    command = [sys.executable, "-m", "rlsuite", "reproduce", "er-r"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert "did you mean er-rr?" in done.stderr

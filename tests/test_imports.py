@@ -60,6 +60,8 @@ LAYERS: list[list[str]] = [
         "torchrl_replay",
         "claims",
         "er_rr",
+        "er_rr_report",
+        "reproduce",
         "cli",
         "__main__",
         "",

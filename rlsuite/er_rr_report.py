@@ -1,0 +1,215 @@
+"""The figures of ``er_rr`` beside what they should be, and their pictures."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from rlsuite.claims import Claim, Gate, Results, mean_error, ratio_error
+from rlsuite.er_rr import CHAINS, MEASURE_EVERY, STEP_SIZES, Tracking
+from rlsuite.plot import COLOURS, make_figure, write_figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+THEORY = "exact, docs/er_rr.md"
+LIMIT = "first order in the step size, docs/er_rr.md"
+EARLIER = "an earlier simulation of ours"
+PAPER = "the paper's ordering"
+
+
+def claims(results: Results) -> list[Claim]:
+    """One for every figure of the experiments that were measured."""
+    sections = (_lifetime, _tracking, _chains, _grid, _prioritized, _noise)
+    return [claim for section in sections for claim in section(results)]
+
+
+LIFETIME = {
+    "uniform": ("8", Gate(7.4, 8.6)),
+    "WOR": ("7.74", Gate(7.24, 8.44)),
+    "RR-C": ("1/3", Gate(0.283, 0.383)),
+}
+
+
+def _lifetime(results: Results) -> Iterator[Claim]:
+    for arm, (variance, gate) in LIFETIME.items():
+        for counts in results.get(("lifetime", arm), []):
+            what = f"{arm}: draws in a life"
+            yield Claim("lifetime", f"{what}, variance", variance, THEORY, counts.var(), gate=gate)
+            if arm == "RR-C":
+                exact = Gate(7.97, 8.03)
+                yield Claim("lifetime", f"{what}, mean", "8", THEORY, counts.mean(), gate=exact)
+                for end, value, bound in (
+                    ("least", counts.min(), Gate(low=7)),
+                    ("most", counts.max(), Gate(high=9)),
+                ):
+                    prediction = f"{bound.low if end == 'least' else bound.high:g}"
+                    yield Claim("lifetime", f"{what}, {end}", prediction, THEORY, value, gate=bound)
+
+
+TRACKING: dict[str, tuple[str, Gate | None]] = {
+    "PER": ("143", Gate(low=80)),
+    "PER stratified": ("123", Gate(low=60)),
+    "RR-M": ("0.31", Gate(high=0.6)),
+    "RR-M dense": ("0.31", Gate(high=0.6)),
+    "RR-M stratified": ("2.0 if repeats count once; here they count", None),
+}
+
+
+def _tracking(results: Results) -> Iterator[Claim]:
+    for arm, (square, gate) in TRACKING.items():
+        for found in results.get(("tracking", arm), []):
+            assert isinstance(found, Tracking)
+            yield Claim(
+                "tracking", f"{arm}: mean (A - E)²", square, EARLIER, found.square, None, gate
+            )
+            if arm in ("RR-M", "RR-M dense"):
+                yield Claim(
+                    "tracking", f"{arm}: most A - E", "< 1", THEORY, found.over, gate=Gate(high=1)
+                )
+                yield Claim(
+                    "tracking", f"{arm}: batches with a slot twice", "0", THEORY, found.repeats,
+                    gate=Gate(high=0),
+                )  # fmt: skip
+
+
+def _chains(results: Results) -> Iterator[Claim]:
+    for name, (length, batch) in CHAINS.items():
+        if (name, "uniform") not in results or (name, "RR-C") not in results:
+            continue
+        epochs = {arm: v for (experiment, arm), v in results.items() if experiment == name}
+        gate = Gate(1.62, 1.82) if name == "chain 200, batch 1" else None
+        ratio = ratio_error(epochs["uniform"], epochs["RR-C"])
+        expected = "e - 1 = 1.718" if batch == 1 else "less than e - 1"
+        yield Claim(name, "epochs of uniform / of RR-C", expected, THEORY, *ratio, gate)
+        if "WOR" in epochs:
+            ratio = ratio_error(epochs["uniform"], epochs["WOR"])
+            # The next link's chance to be in a batch, without and with replacement.
+            expected = f"{batch / length / (1 - (1 - 1 / length) ** batch):.3f}"
+            yield Claim(name, "epochs of uniform / of WOR", expected, THEORY, *ratio)
+
+
+def _wins(results: Results, name: str, pair: tuple[str, str], gate: Gate | None) -> Iterator[Claim]:
+    """How often the second of ``pair`` has the smaller area under its error, and by how much."""
+    first, second = (np.mean(results[name, arm], axis=1) for arm in pair)
+    won = int(np.sum(second < first))
+    what = f"seeds of {len(first)} in which {pair[1]} beats {pair[0]}"
+    yield Claim(name, what, "most" if gate else "about half", PAPER, won, gate=gate)
+    what = f"mean error of {pair[0]} - of {pair[1]}"
+    yield Claim(name, what, "> 0" if gate else "about 0", PAPER, *mean_error(first - second))
+
+
+def _most(count: int, of: int, seeds: int) -> Gate:
+    return Gate(low=math.ceil(count * seeds / of))
+
+
+def _grid(results: Results) -> Iterator[Claim]:
+    if ("grid", "uniform") in results:
+        gate = _most(25, 30, len(results["grid", "uniform"]))
+        yield from _wins(results, "grid", ("uniform", "RR-C"), gate)
+        yield from _wins(results, "grid", ("uniform", "WOR"), None)
+
+
+def _prioritized(results: Results) -> Iterator[Claim]:
+    name = "prioritized grid"
+    if (name, "PER") in results:
+        gate = _most(13, 16, len(results[name, "PER"]))
+        yield from _wins(results, name, ("PER", "RR-M"), gate)
+        yield from _wins(results, name, ("PER", "PER stratified"), None)
+        yield from _wins(results, name, ("PER", "PER WOR"), None)
+
+
+NOISE: dict[float, tuple[str, str, Gate | None]] = {
+    # The bias of the start has not gone by then.
+    0.01: ("1 to 300 (1.3)", f"{LIMIT} ({EARLIER})", None),
+    0.05: ("12 (16)", f"{LIMIT} ({EARLIER})", Gate(low=8)),
+    0.2: ("above 1 (2.5)", f"{LIMIT} ({EARLIER})", Gate(low=1.8)),
+}
+
+
+def _noise(results: Results) -> Iterator[Claim]:
+    for size in STEP_SIZES:
+        name = f"noise floor, step {size:g}"
+        if (name, "uniform") in results:
+            prediction, source, gate = NOISE[size]
+            ratio = ratio_error(results[name, "uniform"], results[name, "RR-C"])
+            what = "squared error of uniform / of RR-C"
+            yield Claim(name, what, prediction, source, *ratio, gate)
+
+
+def draw(results: Results, folder: Path) -> list[Path]:
+    """Write a picture of counts and noise, and one of the learning problems; their paths.
+
+    Raises UserError if matplotlib is missing.
+    """
+    panels: dict[str, list[Callable[[Axes, Results], None]]] = {
+        "counts.png": [_draw_lifetime, _draw_noise],
+        "learning.png": [_draw_chains, _draw_grid, _draw_prioritized],
+    }
+    paths = []
+    for name, draws in panels.items():
+        figure = make_figure(3.6 * len(draws), 3.0)
+        for axes, panel in zip(figure.subplots(1, len(draws)), draws, strict=True):
+            panel(axes, results)
+            axes.tick_params(labelsize=8)
+            axes.spines[["top", "right"]].set_visible(False)
+            axes.grid(alpha=0.3, lw=0.5)
+            axes.legend(fontsize=8, frameon=False)
+        paths.append(write_figure(figure, folder / name))
+    return paths
+
+
+def _label(axes: Axes, title: str, x: str, y: str) -> None:
+    axes.set_title(title, fontsize=9)
+    axes.set_xlabel(x, fontsize=9)
+    axes.set_ylabel(y, fontsize=9)
+
+
+def _draw_lifetime(axes: Axes, results: Results) -> None:
+    _label(axes, "how often a transition is drawn", "draws in its life", "share of transitions")
+    for colour, arm in zip(COLOURS, LIFETIME, strict=False):
+        (counts,) = results["lifetime", arm]
+        shares = np.bincount(counts) / len(counts)
+        axes.plot(shares, color=colour, marker="o", ms=3, lw=1, label=arm)
+
+
+def _draw_noise(axes: Axes, results: Results) -> None:
+    _label(axes, "noise floor of TD(0)", "step size", "mean squared error")
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    for colour, arm in zip(COLOURS, ("uniform", "RR-C"), strict=False):
+        found = [mean_error(results[f"noise floor, step {size:g}", arm]) for size in STEP_SIZES]
+        y, error = ([row[i] or 0.0 for row in found] for i in range(2))
+        axes.errorbar(STEP_SIZES, y, error, color=colour, marker="o", ms=3, lw=1, label=arm)
+
+
+def _draw_chains(axes: Axes, results: Results) -> None:
+    _label(axes, "values along a chain", "length, batch", "epochs until all are exact")
+    for offset, colour, arm in zip(
+        (-0.25, 0.25, 0), COLOURS, ("uniform", "RR-C", "WOR"), strict=False
+    ):
+        shown = [(i, name) for i, name in enumerate(CHAINS) if (name, arm) in results]
+        found = [mean_error(results[name, arm]) for _, name in shown]
+        y, error = ([row[i] or 0.0 for row in found] for i in range(2))
+        x = [i + offset for i, _ in shown]
+        axes.bar(x, y, 0.24, yerr=error, color=colour, label=arm)
+    axes.set_xticks(range(len(CHAINS)), [f"{length}, {batch}" for length, batch in CHAINS.values()])
+
+
+def _draw_grid(axes: Axes, results: Results) -> None:
+    _draw_errors(axes, results, "grid", ("uniform", "WOR", "RR-C"))
+
+
+def _draw_prioritized(axes: Axes, results: Results) -> None:
+    _draw_errors(axes, results, "prioritized grid", ("PER", "PER stratified", "PER WOR", "RR-M"))
+
+
+def _draw_errors(axes: Axes, results: Results, name: str, arms: tuple[str, ...]) -> None:
+    _label(axes, f"{name}, mean of seeds", "transitions", "mean |Q - Q*| / mean |Q*|")
+    for colour, arm in zip(COLOURS, arms, strict=False):
+        curve = np.mean(results[name, arm], axis=0)
+        axes.plot(MEASURE_EVERY * np.arange(1, len(curve) + 1), curve, color=colour, label=arm)
