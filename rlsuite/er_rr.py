@@ -238,9 +238,9 @@ STEP_SIZES = (0.01, 0.05, 0.2)
 ROOT = Priority(0.5, 0.0, 1e-12)
 
 EXPERIMENTS: dict[str, Experiment] = {
-    "lifetime": Experiment(lifetime_counts, ("uniform", "WOR", "RR-C"), 1),
+    "lifetime": Experiment(lifetime_counts, ("uniform", "WOR", "RR-C"), 5),
     "tracking": Experiment(
-        tracking, ("PER", "PER stratified", "RR-M", "RR-M dense", "RR-M stratified"), 1, ROOT
+        tracking, ("PER", "PER stratified", "RR-M", "RR-M dense", "RR-M stratified"), 5, ROOT
     ),
     **{
         name: Experiment(

@@ -233,7 +233,7 @@ class SB3ReplayBuffer(ReplayBuffer):
         stacked = _tensor(obs, dtype, (self.n_envs, *self.obs_shape))
         if self.frame_stack == 1:
             return stacked
-        axis, shape = self._stack_axis, stacked.shape
+        shape, axis = stacked.shape, self._stack_axis
         split = stacked.view(*shape[:axis], self.frame_stack, -1, *shape[axis + 1 :])
         return split.movedim(axis, 1)
 
