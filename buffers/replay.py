@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from rlsuite.buffers.frames import FrameStacks
@@ -152,6 +153,9 @@ class Replay:
         self._oldest_frame = np.empty(0, np.int64)
         """By slot, the oldest frame that it needs, counted from the first ever stored."""
         self._columns: dict[str, Tensor] = {}
+        self._writers: dict[str, tuple[Tensor, torch.Size, NDArray[Any] | None]] = {}
+        """Column, shape of a leaf, and on the CPU the column as an array, for NumPy
+        assigns a few numbers faster than torch."""
         self._outputs: dict[int, Output] = {}
 
     @property
@@ -192,14 +196,16 @@ class Replay:
             raise ValueError(f"the transition's leaves changed: {', '.join(odd)}")
         start = self.written % self.capacity
         for path, leaf in flat.items():
-            column = self._columns[path]
-            expected = (count, *column.shape[1:])
-            if leaf.shape != expected or leaf.dtype != column.dtype:
+            column, shape, array = self._writers[path]
+            if leaf.dtype != column.dtype or leaf.shape[:1] != (count,) or leaf.shape[1:] != shape:
                 raise ValueError(
                     f"{path} is {leaf.dtype} {tuple(leaf.shape)}, "
-                    f"the replay holds {column.dtype} {expected}"
+                    f"the replay holds {column.dtype} {(count, *shape)}"
                 )
-            column[start : start + count].copy_(leaf, non_blocking=True)
+            if array is not None and leaf.is_cpu:
+                array[start : start + count] = leaf.detach().numpy()
+            else:
+                column[start : start + count].copy_(leaf, non_blocking=True)
         self._ring.written += count
         self.sampler.add(range(start, start + count))
         if self._frames:
@@ -336,6 +342,10 @@ class Replay:
         self.sampler.prepare(self.capacity, self.device)
         self._fields = fields
         self._columns = {field.path: field.view(self._ring.rows) for field in fields}
+        self._writers = {
+            path: (column, column.shape[1:], _as_array(column))
+            for path, column in self._columns.items()
+        }
 
     def _output(self, n: int) -> Output:
         rows = torch.empty(
@@ -418,10 +428,19 @@ class Replay:
             )
 
 
+def _as_array(column: Tensor) -> NDArray[Any] | None:
+    """The same memory, if NumPy knows the device and the dtype."""
+    return column.numpy() if column.is_cpu and column.dtype != torch.bfloat16 else None
+
+
 def _flatten(step: Step) -> dict[str, Tensor]:
     flat: dict[str, Tensor] = {}
     for name in ("obs", "action", "reward", "next_obs", "terminated", "truncated"):
-        flat.update(leaves(getattr(step, name), name))
+        tree = getattr(step, name)
+        if isinstance(tree, Tensor):
+            flat[name] = tree
+        else:
+            flat.update(leaves(tree, name))
     if step.extra:
         flat.update(leaves(dict(step.extra), "extra"))
     return flat

@@ -104,8 +104,19 @@ def _descend(tree: Floats, leaf: int, mass: float) -> int:
 
 @numba.njit(cache=True)
 def _find(tree: Floats, leaf: int, fraction: Floats, slots: Ints) -> None:
-    for i in range(len(fraction)):
-        slots[i] = _descend(tree, leaf, fraction[i] * tree[1])
+    # All draws go down together, a level at a time: their cache misses overlap then.
+    mass = fraction * tree[1]
+    slots[:] = 1
+    level = 1
+    while level < leaf:
+        for i in range(len(slots)):
+            left, right = tree[2 * slots[i]], tree[2 * slots[i] + 1]
+            # Rounding may carry the mass past the end: a child without weight is never entered.
+            go_right = mass[i] >= left and right != 0.0
+            mass[i] -= left if go_right else 0.0
+            slots[i] = 2 * slots[i] + go_right
+        level *= 2
+    slots -= leaf
 
 
 @numba.njit(cache=True)
