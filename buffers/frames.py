@@ -28,10 +28,11 @@ class FrameStacks:
         device: torch.device,
         directory: Path | None,
     ) -> None:
-        """Room for ``capacity`` frames and 4 %; ``stack`` (..., S, *frame) tells the shape."""
+        """Room for ``capacity`` frames and 3 %; ``stack`` (M, S, *frame) tells the shape."""
         self.size = stack.shape[1]
         self.frame_shape, self.dtype = tuple(stack.shape[2:]), stack.dtype
-        frames = capacity + capacity // 32 + 2 * (self.size + 1) * num_envs
+        # A stack's first frame is needed for S + 1 turns, in which the others may store whole ones.
+        frames = capacity + capacity // 32 + (self.size + 1) ** 2 * num_envs
         nbytes = stack[0, 0].nbytes
         self.ring = Ring("frames", frames, nbytes, device, directory)
         self._frames = self.ring.rows.view(self.dtype).view(frames, *self.frame_shape)

@@ -85,18 +85,9 @@ def promise(values: Floats, accounts: Accounts, clock: float, slots: Ints, promi
 
 
 @numba.njit(cache=True)
-def draw(
-    values: Floats, accounts: Accounts, clock: float, slots: Ints, cap: float, promises: Any
-) -> float:
-    """Count a draw of each slot; the expectation that the cap takes away."""
+def draw(values: Floats, accounts: Accounts, clock: float, slots: Ints, promises: Any) -> None:
+    """Count a draw of each slot."""
     refresh(values, accounts, clock, slots)
-    taken = 0.0
     for slot in slots:
         accounts.actual[slot] += 1.0
-    for slot in slots:
-        excess = accounts.expected[slot] - accounts.actual[slot] - cap
-        if excess > 0.0:
-            accounts.expected[slot] -= excess
-            taken += excess
     promise(values, accounts, clock, slots, promises)
-    return taken

@@ -33,13 +33,10 @@ class LazyRRMSampler:
         weights: ImportanceWeights | None = None,
         draw: Literal["distinct", "stratified"] = "distinct",
         greatest: Literal["ever", "stored"] = "ever",
-        deficit_cap: float | None = None,
     ) -> None:
-        """See ``DenseRRMSampler``."""
-        self.priorities = Priorities(priority or Priority(), greatest)
-        self.weights, self.deficit_cap = weights, deficit_cap
+        """See ``DenseRRMSampler``, which alone looks at all slots and so can cap deficits."""
+        self.priorities = Priorities(priority, weights, greatest)
         self.draw: Literal["distinct", "stratified"] = draw
-        self.batches = 0
         self._seed = seed
         self._clock = self._carry = 0.0
 
@@ -120,28 +117,15 @@ class LazyRRMSampler:
             part = fractions(n, self.draw, self._generator, self.priorities.device)
             slots = self._free.find(part)
         self.count(slots)
-        return slots, self._weigh(slots)
+        return slots, self.priorities.weigh(slots)
 
     def count(self, slots: Tensor) -> None:
         """Note that (n,) ``slots`` were drawn."""
-        cap = np.inf if self.deficit_cap is None else self.deficit_cap
-        index = slots.numpy()
-        accounts, values, total = self._accounts, self._values, float(self.priorities.sums.total)
         owed = len(slots) + self._carry
         self._carry = min(owed, 0.0)
-        grown = self._clock + max(owed, 0.0) / total
-        self._carry += self._kernels.draw(values, accounts, grown, index, cap, self._promises)
-        self._clock = grown
+        self._clock += max(owed, 0.0) / float(self.priorities.sums.total)
+        self._kernels.draw(self._values, self._accounts, self._clock, slots.numpy(), self._promises)
         self._mirror(slots)
-
-    def _weigh(self, slots: Tensor) -> Tensor | None:
-        if self.weights is None:
-            return None
-        beta = self.weights.beta_after(self.batches)
-        self.batches += 1
-        sums = self.priorities.sums
-        value = sums.values.index_select(0, slots)
-        return self.weights(value, sums.values, sums.total, self.priorities.size, beta)
 
     def update(self, slots: Tensor, priority: Tensor) -> None:
         """Set priorities from (n,) errors. Of a slot that comes twice the greatest counts."""
@@ -154,7 +138,7 @@ class LazyRRMSampler:
         self._mirror(slots)
 
     def state_dict(self) -> State:
-        """Weights, accounts, clock, promises, generator and the count of batches."""
+        """Weights, accounts, clock, promises and generator."""
         promises = list(self._promises)
         return {
             "priorities": self.priorities.state_dict(),
@@ -168,7 +152,6 @@ class LazyRRMSampler:
                 "slot": torch.tensor([p[1:] for p in promises], dtype=torch.int64).view(-1, 2),
             },
             "generator": self._generator.get_state(),
-            "batches": self.batches,
         }
 
     def load_state_dict(self, state: State) -> None:
@@ -183,4 +166,3 @@ class LazyRRMSampler:
             self._promises.append((clock, *slot))
         self._mirror(torch.arange(len(self._values)))
         self._generator.set_state(state["generator"])
-        self.batches = state["batches"]

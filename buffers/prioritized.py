@@ -94,9 +94,16 @@ class Priorities:
     of looking at all slots.
     """
 
-    def __init__(self, rule: Priority, greatest: Literal["ever", "stored"] = "ever") -> None:
-        self.rule = rule
-        self.greatest = greatest
+    def __init__(
+        self,
+        rule: Priority | None,
+        weights: ImportanceWeights | None,
+        greatest: Literal["ever", "stored"],
+    ) -> None:
+        """``weights`` None gives none."""
+        self.rule, self.weights, self.greatest = rule or Priority(), weights, greatest
+        self.batches = 0
+        """Batches weighed, on which beta depends."""
         self.sums: Sums
         self.size = 0
         """Slots that can be drawn."""
@@ -135,14 +142,21 @@ class Priorities:
                 self._fill(slots, value)
         return new
 
-    def update(self, slots: Tensor, error: Tensor) -> Tensor:
-        """Weights from (B,) errors; slots dropped meanwhile stay out. The (B,) float64 weights."""
+    def weigh(self, slots: Tensor) -> Tensor | None:
+        """(B,) float32 importance weights of the next batch, or None."""
+        if self.weights is None:
+            return None
+        beta = self.weights.beta_after(self.batches)
+        self.batches += 1
+        value = self.sums.values.index_select(0, slots)
+        return self.weights(value, self.sums.values, self.sums.total, self.size, beta)
+
+    def update(self, slots: Tensor, error: Tensor) -> None:
+        """Weights from (B,) errors; slots dropped meanwhile stay out."""
         self.settle()
         raw = self.rule.raw(error)
         torch.maximum(self.max, raw.max(), out=self.max)
-        value = raw.pow_(self.rule.alpha)
-        self.sums.revise(slots, value)
-        return value
+        self.sums.revise(slots, raw.pow_(self.rule.alpha))
 
     def require(self, n: int) -> None:
         """Raises ValueError unless at least ``n`` slots can be drawn."""
@@ -158,18 +172,19 @@ class Priorities:
         self.sums.set(index, value.expand(len(slots)))
 
     def state_dict(self) -> State:
-        """The weights, the greatest priority, the number of slots and those without weight yet."""
+        """The weights, the greatest priority, the slots without weight yet, and counts."""
         return {
             "values": self.sums.values.clone(),
             "max": self.max.clone(),
             "size": self.size,
+            "batches": self.batches,
             "new": [[slots.start, slots.stop] for slots in self.unsettled],
         }
 
     def load_state_dict(self, state: State) -> None:
         """Hold the same weights."""
         self.unsettled = [range(start, stop) for start, stop in state["new"]]
-        self.size = state["size"]
+        self.size, self.batches = state["size"], state["batches"]
         self.max.copy_(state["max"])
         index = torch.arange(self.capacity, device=self.device)
         self.sums.set(index, state["values"].to(self.device))
@@ -204,10 +219,8 @@ class PrioritizedSampler:
         greatest: Literal["ever", "stored"] = "ever",
     ) -> None:
         """Without ``weights`` there are no importance weights (LAP needs none)."""
-        self.priorities = Priorities(priority or Priority(), greatest)
-        self.weights = weights
+        self.priorities = Priorities(priority, weights, greatest)
         self.draw: Draw = draw
-        self.batches = 0
         self._seed = seed
 
     def prepare(self, capacity: int, device: torch.device) -> None:
@@ -236,30 +249,20 @@ class PrioritizedSampler:
             slots = sums.find_distinct(n, self._generator)
         else:
             slots = sums.find(fractions(n, self.draw, self._generator, self.priorities.device))
-        return slots, self._weigh(sums, slots)
-
-    def _weigh(self, sums: Sums, slots: Tensor) -> Tensor | None:
-        if self.weights is None:
-            return None
-        beta = self.weights.beta_after(self.batches)
-        self.batches += 1
-        value = sums.values.index_select(0, slots)
-        return self.weights(value, sums.values, sums.total, self.priorities.size, beta)
+        return slots, self.priorities.weigh(slots)
 
     def update(self, slots: Tensor, priority: Tensor) -> None:
         """Set priorities from (n,) errors. Of a slot that comes twice the greatest counts."""
         self.priorities.update(slots, priority)
 
     def state_dict(self) -> State:
-        """Weights, generator and the count of batches."""
+        """Priorities and generator."""
         return {
             "priorities": self.priorities.state_dict(),
             "generator": self._generator.get_state(),
-            "batches": self.batches,
         }
 
     def load_state_dict(self, state: State) -> None:
         """Continue the same stream of slots."""
         self.priorities.load_state_dict(state["priorities"])
         self._generator.set_state(state["generator"])
-        self.batches = state["batches"]

@@ -254,8 +254,8 @@ class Replay:
         else:
             torch.index_select(self._ring.rows, 0, batch.index, out=output.rows)
             torch.mul(~batch.terminated, self.discount, out=batch.discount)
-        if self._frames and self.n_step == 1:
-            self._frames.stacks(output.leaves["frames"].flatten(), output.frames)
+            if self._frames:
+                self._frames.stacks(output.leaves["frames"].flatten(), output.frames)
         return batch
 
     def update(self, batch: Batch, priority: Tensor | None) -> None:

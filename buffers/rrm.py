@@ -45,10 +45,9 @@ class DenseRRMSampler:
         deficit_cap: float | None = None,
     ) -> None:
         """Without ``weights`` there are no importance weights; they are those of plain PER."""
-        self.priorities = Priorities(priority or Priority(), greatest)
-        self.weights, self.deficit_cap = weights, deficit_cap
+        self.priorities = Priorities(priority, weights, greatest)
+        self.deficit_cap = deficit_cap
         self.draw: Literal["distinct", "stratified"] = draw
-        self.batches = 0
         self._seed = seed
 
     def prepare(self, capacity: int, device: torch.device) -> None:
@@ -109,7 +108,7 @@ class DenseRRMSampler:
             part = fractions(n, self.draw, self._generator, self.priorities.device)
             slots = self._free.find(part)
         self.count(slots)
-        return slots, self._weigh(slots)
+        return slots, self.priorities.weigh(slots)
 
     def count(self, slots: Tensor) -> None:
         """Note that (n,) ``slots`` were drawn."""
@@ -121,28 +120,18 @@ class DenseRRMSampler:
             room = (self.actual - self.expected).add_(self.deficit_cap).clamp_(min=0)
             self.expected.add_(_pour(values, room, len(slots)))
 
-    def _weigh(self, slots: Tensor) -> Tensor | None:
-        if self.weights is None:
-            return None
-        beta = self.weights.beta_after(self.batches)
-        self.batches += 1
-        sums = self.priorities.sums
-        value = sums.values.index_select(0, slots)
-        return self.weights(value, sums.values, sums.total, self.priorities.size, beta)
-
     def update(self, slots: Tensor, priority: Tensor) -> None:
         """Set priorities from (n,) errors. Of a slot that comes twice the greatest counts."""
         self._settle()
         self.priorities.update(slots, priority)
 
     def state_dict(self) -> State:
-        """Weights, counts, generator and the count of batches."""
+        """Weights, counts and generator."""
         return {
             "priorities": self.priorities.state_dict(),
             "actual": self.actual.clone(),
             "expected": self.expected.clone(),
             "generator": self._generator.get_state(),
-            "batches": self.batches,
         }
 
     def load_state_dict(self, state: State) -> None:
@@ -151,7 +140,6 @@ class DenseRRMSampler:
         self.actual.copy_(state["actual"])
         self.expected.copy_(state["expected"])
         self._generator.set_state(state["generator"])
-        self.batches = state["batches"]
 
 
 def _pour(values: Tensor, room: Tensor, amount: int) -> Tensor:

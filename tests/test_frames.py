@@ -148,6 +148,19 @@ def test_short_episodes_give_up_the_oldest() -> None:
     assert (batch.obs[:, :, 1, 1] == (batch.action % 256)[:, None]).all()
 
 
+def test_a_stack_outlives_those_of_environments_that_begin_anew() -> None:
+    """Environment 0 goes on while all others begin anew at every step, in the smallest ring."""
+    video = Video(4, 4, seed=0, ends=0.0)
+    replay = Replay(4, UniformSampler(0), num_envs=4, frame_stack=4)
+    for _ in range(40):
+        video.obs[1:] = torch.stack(
+            [torch.stack([video.frame() for _ in range(4)]) for _ in range(3)]
+        )
+        replay.add(video.step())
+        assert len(replay) == 4
+        video.check(replay, replay.sample(16))
+
+
 def test_sequences() -> None:
     """Pieces of episodes: rows that follow each other, masked from the end or the head on."""
     video = Video(3, 3, seed=0)

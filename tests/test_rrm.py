@@ -1,110 +1,191 @@
-"""RR-M: counts follow their expectation, both forms mask alike, recycling, saturation, saving."""
+"""RR-M, dense and lazy: counts held to their expectation (arXiv 2503.02269)."""
 
+from collections.abc import Callable
+from typing import TypeAlias
+
+import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
-from rlsuite.buffers import DenseRRMSampler, ImportanceWeights, LazyRRMSampler, Priority
-from rlsuite.types import Sampler
+from rlsuite.buffers import (
+    DenseRRMSampler,
+    ImportanceWeights,
+    LazyRRMSampler,
+    PrioritizedSampler,
+    Priority,
+)
+from rlsuite.samplers import SAMPLERS, Context, RRMConfig
 
+RRM: TypeAlias = DenseRRMSampler | LazyRRMSampler
+Make: TypeAlias = Callable[..., RRM]
 CPU = torch.device("cpu")
-FORMS = [DenseRRMSampler, LazyRRMSampler]
-forms = pytest.mark.parametrize("form", FORMS)
-EXACT = Priority(1.0, 0.0, 1e-9)
+# The error itself is the weight.
+PLAIN = Priority(1.0, 0.0, 1e-12)
+BOTH = pytest.mark.parametrize("make", [DenseRRMSampler, LazyRRMSampler])
 
 
-def full(form: type, errors: torch.Tensor, **settings) -> Sampler:
-    sampler = form(0, priority=EXACT, **settings)
-    sampler.prepare(len(errors), CPU)
-    sampler.add(range(len(errors)))
-    sampler.update(torch.arange(len(errors)), errors)
+def filled(make: Make, weights: Tensor, **options: object) -> RRM:
+    sampler = make(0, priority=PLAIN, **options)
+    sampler.prepare(len(weights), CPU)
+    sampler.add(range(len(weights)))
+    sampler.update(torch.arange(len(weights)), weights)
     return sampler
 
 
-@forms
-def test_counts_follow_their_expectation(form: type) -> None:
-    """T14: priorities rank**-0.5, 4,000 batches of 32 from 1,000."""
-    errors = torch.arange(1, 1001, dtype=torch.float64) ** -0.5
-    sampler = full(form, errors)
+def by_rank(count: int, exponent: float) -> Tensor:
+    return torch.arange(1, count + 1, dtype=torch.float64) ** -exponent
+
+
+@BOTH
+def test_counts_follow_their_expectation(make: Make) -> None:
+    weights = by_rank(1000, 0.5)
+    sampler = filled(make, weights)
     for _ in range(4000):
-        slots = sampler.sample(32)[0]
+        slots, _ = sampler.sample(32)
         assert len(slots.unique()) == 32
-        assert (sampler.actual - sampler.expected).max() < 1
-    total = float(sampler.actual.sum())
-    assert total == 4000 * 32
-    assert abs(float(sampler.expected.sum()) - total) <= 1e-6 * total
-    assert ((sampler.actual - sampler.expected) ** 2).mean() < 0.6
-    ratio = (sampler.actual / sampler.expected)[:3]
-    assert (ratio - 1).abs().max() < 0.002
+        assert float((sampler.actual - sampler.expected).max()) < 1
+    actual, expected = sampler.actual, sampler.expected
+    assert float(actual.sum()) == 4000 * 32
+    torch.testing.assert_close(actual.sum(), expected.sum(), rtol=1e-9, atol=0)
+    torch.testing.assert_close(expected, 4000 * 32 * weights / weights.sum())
+    assert float((actual - expected).square().mean()) < 0.6
+    torch.testing.assert_close(actual[:3] / expected[:3], torch.ones(3).double(), atol=2e-3, rtol=0)
 
 
-def test_both_forms_mask_alike() -> None:
-    """T15: the same masks, batch by batch, when the same slots are drawn; priorities change too."""
-    rng = torch.manual_seed(0)
-    errors = torch.rand(300, generator=rng) ** 2 + 1e-3
-    dense, lazy = (full(form, errors) for form in FORMS)
+def test_what_is_not_masked_does_not_follow() -> None:
+    weights = by_rank(1000, 0.5)
+    for draw, least in (("with_replacement", 80), ("stratified", 60)):
+        sampler = PrioritizedSampler(0, priority=PLAIN, draw=draw)  # type: ignore[arg-type]
+        sampler.prepare(1000, CPU)
+        sampler.add(range(1000))
+        sampler.update(torch.arange(1000), weights)
+        ahead = -4000 * 32 * weights / weights.sum()
+        for _ in range(4000):
+            ahead += torch.bincount(sampler.sample(32)[0], minlength=1000)
+        assert float(ahead.square().mean()) > least
+
+
+@pytest.mark.parametrize("repeats", [False, True])
+def test_lazy_masks_are_the_dense_ones(repeats: bool) -> None:
+    rng, count, batch = np.random.default_rng(1), 300, 16
+    draws = torch.Generator().manual_seed(1)
+    weights = torch.from_numpy(rng.random(count) ** 3 + 1e-3)
+    dense, lazy = filled(DenseRRMSampler, weights), filled(LazyRRMSampler, weights)
+    masked = 0
     for _ in range(3000):
-        masks = dense.masked(), lazy.masked()
-        assert torch.equal(*masks)
-        slots = dense.sample(8)[0]
-        lazy.count(slots)
-        error = torch.rand(8, generator=rng) + 1e-3
+        assert torch.equal(dense.masked(), lazy.masked())
+        masked += int(dense.masked().sum())
+        free = dense.priorities.sums.values * torch.where(dense.masked(), 1e-8, 1.0)
+        slots = torch.multinomial(free, batch, replacement=repeats, generator=draws)
+        new = torch.from_numpy(rng.random(batch) ** 3 + 1e-3)
         for sampler in (dense, lazy):
-            sampler.update(slots, error)
-    assert torch.equal(dense.actual, lazy.actual)
-    assert torch.allclose(dense.expected, lazy.expected, rtol=1e-9)
-    assert 30 < dense.masked().sum() < 270
+            sampler.count(slots)
+            sampler.update(slots, new)
+        assert torch.equal(dense.actual, lazy.actual)
+        torch.testing.assert_close(dense.expected, lazy.expected, atol=1e-9, rtol=0)
+    assert 0.1 < masked / 3000 / count < 0.9
 
 
-@forms
-def test_recycling(form: type) -> None:
-    """T15: overwritten slots begin at A = E = 0 and can be drawn at once; the sums stay equal.
-
-    The lazy form gives what an overwritten slot was owed to the others with the next batch.
-    """
-    sampler = full(form, torch.rand(200, generator=torch.manual_seed(0)) + 0.1)
-    for k in range(2000):
-        slots = sampler.sample(16)[0]
-        sampler.update(slots, torch.rand(16, generator=torch.manual_seed(k)) + 0.1)
-        start = 4 * k % 200
-        sampler.add(range(start, start + 4))
-        masked = sampler.masked()
-        assert not masked[start : start + 4].any()
-        assert (sampler.actual[start : start + 4] == 0).all()
-        assert (sampler.expected[start : start + 4].abs() < 1e-12).all()
-        actual, expected = float(sampler.actual.sum()), float(sampler.expected.sum())
-        carry = sampler._carry if form is LazyRRMSampler else 0.0
-        assert actual == pytest.approx(expected + carry, rel=1e-9)
-
-
-@forms
-def test_saturation(form: type) -> None:
-    """T15: a slot due four times a batch comes in each, once; its deficit is capped."""
-    errors = torch.ones(100)
-    errors[7] = 99.0 * 4 / (16 - 4)
-    for cap in (None, 4.0):
-        sampler = full(form, errors, deficit_cap=cap)
-        drawn = 0
-        for _ in range(500):
-            slots = sampler.sample(16)[0].tolist()
-            assert slots.count(7) <= 1
-            drawn += 7 in slots
-        assert drawn >= 495
-        deficit = float((sampler.expected - sampler.actual)[7])
-        assert deficit > 1000 if cap is None else deficit <= 4.0 + 1e-9
-
-
-@forms
+@BOTH
 @pytest.mark.parametrize("draw", ["distinct", "stratified"])
-def test_saved_and_loaded_it_goes_on(form: type, draw: str) -> None:
+def test_an_overwritten_slot_begins_anew_and_sums_stay_equal(make: Make, draw: str) -> None:
+    rng, count = np.random.default_rng(3), 200
+    sampler = filled(make, torch.ones(count, dtype=torch.float64), draw=draw)
+    drops = 0.0
+    for step in range(2000):
+        slot = 4 * step % count
+        drops += float((sampler.expected - sampler.actual)[slot : slot + 4].abs().sum())
+        sampler.add(range(slot, slot + 4))
+        fresh = slice(slot, slot + 4)
+        assert not sampler.masked()[fresh].any()
+        assert not sampler.actual[fresh].any() and not sampler.expected[fresh].any()
+        slots, _ = sampler.sample(16)
+        if isinstance(sampler, LazyRRMSampler):
+            # What a slot leaves behind is owed until the next draw, not lost.
+            assert sampler.state_dict()["clock"][1] == 0.0
+        total = float(sampler.actual.sum())
+        assert float(sampler.expected.sum()) == pytest.approx(total, rel=1e-9)
+        sampler.update(slots, torch.from_numpy(rng.random(16) ** 2 + 0.01))
+    assert drops > 100
+
+
+@BOTH
+def test_what_overwritten_slots_leave_is_spread_by_its_sign(make: Make) -> None:
+    """Two drawn slots go with A > E: the others have expected more than they were drawn."""
+    sampler = filled(make, torch.ones(4, dtype=torch.float64))
+    sampler.count(torch.tensor([0, 1]))
+    assert sampler.expected.tolist() == [0.5] * 4
+    sampler.add(range(2))
+    # Sum of A is 0 now, of E 1 by the two left: too much by 1, so the next 2 add 1 in all.
+    sampler.masked()
+    sampler.count(torch.tensor([2, 3]))
+    assert float(sampler.actual.sum()) == 2
+    assert float(sampler.expected.sum()) == pytest.approx(2)
+
+
+@BOTH
+def test_an_item_that_no_batch_can_satisfy_is_in_all_of_them(make: Make) -> None:
+    weights = torch.ones(200, dtype=torch.float64)
+    weights[0] = 199 / 3  # a quarter of the mass: 4 of a batch of 16
+    sampler = filled(make, weights)
+    hits = 0
+    for _ in range(1000):
+        slots, _ = sampler.sample(16)
+        assert len(slots.unique()) == 16
+        hits += int((slots == 0).sum())
+    assert hits >= 990
+    assert float(sampler.expected[0] - sampler.actual[0]) == pytest.approx(4000 - hits)
+
+
+@pytest.mark.parametrize("heavy", [1, 5])
+def test_the_cap_bounds_deficits_and_keeps_sums_equal(heavy: int) -> None:
+    weights = torch.ones(200, dtype=torch.float64)
+    weights[:heavy] = 199 / 3
+    sampler = filled(DenseRRMSampler, weights, deficit_cap=4.0)
+    hits = 0
+    for _ in range(2000):
+        hits += int((sampler.sample(16)[0] == 0).sum())
+        assert float((sampler.expected - sampler.actual).max()) <= 4 + 1e-9
+    assert hits >= 1980
+    assert float(sampler.expected.sum()) == pytest.approx(2000 * 16, rel=1e-9)
+
+
+def test_the_cap_keeps_sums_equal_while_priorities_change() -> None:
+    """Where a slot's share is cut, others may reach the cap by it, and theirs is shared again."""
+    rng = np.random.default_rng(5)
+    sampler = filled(DenseRRMSampler, torch.from_numpy(rng.random(60) ** 4 + 1e-3), deficit_cap=1.0)
+    for _ in range(2000):
+        slots, _ = sampler.sample(8)
+        total = float(sampler.actual.sum())
+        assert float(sampler.expected.sum()) == pytest.approx(total, abs=1e-7)
+        assert float((sampler.expected - sampler.actual).max()) <= 1 + 1e-9
+        sampler.update(slots, torch.from_numpy(rng.random(8) ** 4 + 1e-3))
+
+
+def test_a_stratified_slot_that_comes_twice_counts_twice() -> None:
+    weights = torch.ones(20, dtype=torch.float64)
+    weights[0] = 20.0
+    for make in (DenseRRMSampler, LazyRRMSampler):
+        sampler = filled(make, weights, draw="stratified")
+        for _ in range(300):
+            sampler.sample(8)
+        assert float(sampler.actual.sum()) == 2400
+        assert float(sampler.expected.sum()) == pytest.approx(2400)
+
+
+@BOTH
+@pytest.mark.parametrize("draw", ["distinct", "stratified"])
+def test_saved_and_loaded_it_goes_on(make: Make, draw: str) -> None:
     """T22: counts, masks and priorities; also with new slots that have no weight yet."""
 
-    def fresh() -> Sampler:
+    def fresh() -> RRM:
         weights = ImportanceWeights(0.4, 1000)
-        sampler = form(5, priority=Priority(), weights=weights, draw=draw)
+        sampler = make(5, priority=Priority(), weights=weights, draw=draw)
         sampler.prepare(120, CPU)
         return sampler
 
-    def turn(sampler: Sampler, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def turn(sampler: RRM, k: int) -> tuple[torch.Tensor, torch.Tensor]:
         slots, weight = sampler.sample(8)
         sampler.update(slots, torch.rand(8, generator=torch.manual_seed(k)))
         sampler.add(range(k % 120, k % 120 + 1))
@@ -122,15 +203,11 @@ def test_saved_and_loaded_it_goes_on(form: type, draw: str) -> None:
         assert torch.equal(a, b) and torch.equal(v, w)
 
 
-@forms
-def test_stratified_draws_count_every_time(form: type) -> None:
-    """The authors' code counts a slot that comes twice once, so that the mask weakens with time."""
-    errors = torch.arange(1, 101, dtype=torch.float64) ** -1.0
-    sampler = full(form, errors, draw="stratified")
-    for _ in range(500):
-        sampler.sample(32)
-    assert float(sampler.actual.sum()) == 500 * 32
-    assert float(sampler.expected.sum()) == pytest.approx(500 * 32, rel=1e-9)
+def test_configs_get_the_form_that_can_do_it() -> None:
+    build = SAMPLERS["rrm"].build
+    assert isinstance(build(RRMConfig(), Context(0, 1, is_cpu=True)), LazyRRMSampler)
+    for config, is_cpu in ((RRMConfig(), False), (RRMConfig(deficit_cap=4.0), True)):
+        assert isinstance(build(config, Context(0, 1, is_cpu)), DenseRRMSampler)
 
 
 def test_the_lazy_form_needs_the_cpu() -> None:
