@@ -18,10 +18,8 @@ from rlsuite.agents import AGENTS
 from rlsuite.errors import UserError
 from rlsuite.loops import ReplayPlan
 from rlsuite.run import RunConfig
-from rlsuite.samplers import SAMPLERS
+from rlsuite.samplers import SAMPLERS, SamplerName
 from rlsuite.settings import Count, Fraction, PositiveCount, describe_field, settings
-
-SamplerName = Literal["reshuffle", "uniform", "recency", "prioritized", "rank", "lap", "rrm"]
 
 
 @settings

@@ -145,6 +145,8 @@ def _rrm(config: RRMConfig, context: Context) -> Sampler:
     )
 
 
+SamplerName = Literal["reshuffle", "uniform", "recency", "prioritized", "rank", "lap", "rrm"]
+
 SAMPLERS: dict[str, SamplerEntry] = {
     "reshuffle": SamplerEntry(NoSettings, lambda _, context: ReshuffleSampler(context.seed)),
     "uniform": SamplerEntry(NoSettings, lambda _, context: UniformSampler(context.seed)),

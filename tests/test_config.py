@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from hypothesis import given
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from rlsuite.config import build_experiment, config_names, load_experiment
 from rlsuite.errors import UserError
+from rlsuite.samplers import SAMPLERS, SamplerName
 from rlsuite.settings import describe_field
 
 
@@ -127,6 +129,7 @@ def test_sections_cover_the_experiment() -> None:
 
 
 def test_a_sampler_brings_its_own_settings() -> None:
+    assert set(get_args(SamplerName)) == set(SAMPLERS)
     experiment = load_experiment("sac/pendulum", {"replay.sampler": "lap", "sampler.alpha": "0.5"})
     assert (experiment.sampler.alpha, experiment.sampler.least) == (0.5, 1.0)
     again = build_experiment("again", experiment.to_dict())
