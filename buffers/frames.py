@@ -32,7 +32,8 @@ class FrameStacks:
         self.size = stack.shape[1]
         self.frame_shape, self.dtype = tuple(stack.shape[2:]), stack.dtype
         # A stack's first frame is needed for S + 1 turns, in which the others may store whole ones.
-        frames = capacity + capacity // 32 + (self.size + 1) ** 2 * num_envs
+        least = (self.size + 1) ** 2 * num_envs
+        frames = max(capacity + capacity // 32 + 2 * (self.size + 1) * num_envs, least)
         nbytes = stack[0, 0].nbytes
         self.ring = Ring("frames", frames, nbytes, device, directory)
         self._frames = self.ring.rows.view(self.dtype).view(frames, *self.frame_shape)

@@ -153,9 +153,8 @@ class Replay:
         self._oldest_frame = np.empty(0, np.int64)
         """By slot, the oldest frame that it needs, counted from the first ever stored."""
         self._columns: dict[str, Tensor] = {}
-        self._writers: dict[str, tuple[Tensor, torch.Size, NDArray[Any] | None]] = {}
-        """Column, shape of a leaf, and on the CPU the column as an array, for NumPy
-        assigns a few numbers faster than torch."""
+        self._arrays: dict[str, NDArray[Any]] = {}
+        """The columns again, if they are on the CPU: NumPy assigns a few numbers faster."""
         self._outputs: dict[int, Output] = {}
 
     @property
@@ -196,20 +195,27 @@ class Replay:
             raise ValueError(f"the transition's leaves changed: {', '.join(odd)}")
         start = self.written % self.capacity
         for path, leaf in flat.items():
-            column, shape, array = self._writers[path]
-            if leaf.dtype != column.dtype or leaf.shape[:1] != (count,) or leaf.shape[1:] != shape:
-                raise ValueError(
-                    f"{path} is {leaf.dtype} {tuple(leaf.shape)}, "
-                    f"the replay holds {column.dtype} {(count, *shape)}"
-                )
-            if array is not None and leaf.is_cpu:
-                array[start : start + count] = leaf.detach().numpy()
-            else:
-                column[start : start + count].copy_(leaf, non_blocking=True)
+            self._write(path, leaf, start, count)
         self._ring.written += count
         self.sampler.add(range(start, start + count))
         if self._frames:
             self._give_up(count)
+
+    def _write(self, path: str, leaf: Tensor, start: int, count: int) -> None:
+        column = self._columns[path]
+        if leaf.dtype == column.dtype:
+            if leaf.is_cpu and path in self._arrays:
+                array, source = self._arrays[path], leaf.numpy()
+                if source.shape == (count, *array.shape[1:]):
+                    array[start : start + count] = source
+                    return
+            elif leaf.shape == (count, *column.shape[1:]):
+                column[start : start + count].copy_(leaf, non_blocking=True)
+                return
+        raise ValueError(
+            f"{path} is {leaf.dtype} {tuple(leaf.shape)}, "
+            f"the replay holds {column.dtype} {(count, *column.shape[1:])}"
+        )
 
     def _add_frames(self, step: Step, flat: dict[str, Tensor], envs: range) -> dict[str, Tensor]:
         """Store the frames; their numbers stand for both observations."""
@@ -342,10 +348,10 @@ class Replay:
         self.sampler.prepare(self.capacity, self.device)
         self._fields = fields
         self._columns = {field.path: field.view(self._ring.rows) for field in fields}
-        self._writers = {
-            path: (column, column.shape[1:], _as_array(column))
-            for path, column in self._columns.items()
-        }
+        if self.device.type == "cpu":
+            # NumPy has no bfloat16.
+            known = {p: c for p, c in self._columns.items() if c.dtype != torch.bfloat16}
+            self._arrays = {path: column.numpy() for path, column in known.items()}
 
     def _output(self, n: int) -> Output:
         rows = torch.empty(
@@ -426,11 +432,6 @@ class Replay:
             self._frames = FrameStacks.restored(
                 state["frames"], self.capacity, self.num_envs, self.device, self.directory
             )
-
-
-def _as_array(column: Tensor) -> NDArray[Any] | None:
-    """The same memory, if NumPy knows the device and the dtype."""
-    return column.numpy() if column.is_cpu and column.dtype != torch.bfloat16 else None
 
 
 def _flatten(step: Step) -> dict[str, Tensor]:

@@ -1,5 +1,6 @@
 """Options of the test-suite."""
 
+import hypothesis
 import pytest
 import torch
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
@@ -9,6 +10,10 @@ from torch.utils.backend_registration import _setup_privateuseone_for_python_bac
 if not torch.cuda.is_available():  # it would hide the real device from torch.accelerator
     _setup_privateuseone_for_python_backend("fakegpu")
     torch.get_device_module("fakegpu").synchronize = lambda: None  # tensordict calls it
+
+# How long an example takes depends on what else the machine does, and on whether numba compiles.
+hypothesis.settings.register_profile("suite", deadline=None)
+hypothesis.settings.load_profile("suite")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -80,6 +80,8 @@ def fakegpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         on_cpu = device is None or str(device) == "cpu"
         return made if on_cpu else torch.zeros(made.shape, dtype=made.dtype, device=device)
 
+    # The compiler notes torch's functions once; not while one of them is another.
+    torch._dynamo.trace_rules.get_torch_obj_rule_map()
     real_tensor = torch.tensor
     for name, module in sorted(sys.modules.items()):
         if name.startswith("rlsuite.") and getattr(module, "generator", None) is generator:
