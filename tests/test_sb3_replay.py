@@ -28,6 +28,7 @@ from rlsuite.errors import UserError
 sb3 = pytest.importorskip("stable_baselines3")
 from stable_baselines3.common import buffers  # noqa: E402
 from stable_baselines3.common.env_util import make_vec_env  # noqa: E402
+from stable_baselines3.common.evaluation import evaluate_policy  # noqa: E402
 from stable_baselines3.common.vec_env import VecFrameStack, VecNormalize, VecTransposeImage  # noqa: E402
 
 from rlsuite.sb3_replay import SB3ReplayBuffer  # noqa: E402
@@ -383,3 +384,21 @@ def test_batches_last() -> None:
 
 def test_the_example_runs() -> None:
     runpy.run_path(str(ROOT / "examples" / "sb3_replay.py"))["main"](150)
+
+
+@pytest.mark.learning
+def test_their_sac_learns_from_our_replay() -> None:
+    model = sb3.SAC(
+        "MlpPolicy",
+        "Pendulum-v1",
+        seed=0,
+        device="cpu",
+        learning_rate=2e-3,
+        learning_starts=500,
+        batch_size=128,
+        policy_kwargs={"net_arch": [64, 64]},
+        replay_buffer_class=SB3ReplayBuffer,
+    )
+    model.learn(4_000)
+    env = make_vec_env("Pendulum-v1", 10, seed=100)
+    assert evaluate_policy(model, env, 10)[0] > -300  # untrained: about -1,200
