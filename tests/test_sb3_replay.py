@@ -399,6 +399,6 @@ def test_their_sac_learns_from_our_replay() -> None:
         policy_kwargs={"net_arch": [64, 64]},
         replay_buffer_class=SB3ReplayBuffer,
     )
-    model.learn(4_000)
+    model.learn(6_000)  # theirs reaches -165 here, -626 after 4,000
     env = make_vec_env("Pendulum-v1", 10, seed=100)
     assert evaluate_policy(model, env, 10)[0] > -300  # untrained: about -1,200
