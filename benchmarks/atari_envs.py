@@ -16,6 +16,8 @@ import json
 import os
 import platform
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -28,6 +30,8 @@ from torch import nn
 
 from rlsuite.envs import AtariVectorEnv
 from rlsuite.envs.atari import make_watched
+
+COMMIT = ["git", "describe", "--always", "--dirty", "--abbrev=40"]
 
 
 def nothing(obs: Any) -> None:
@@ -152,7 +156,10 @@ def main() -> None:
             found[name] = {"rates": values, "median": rate, "ratio to ale_py": ratio}
             print(f"  {name:<36}{rate:>8,.0f} steps/s  {ratio:5.2f} x ale_py")
     if options.out:
-        options.out.write_text(json.dumps(result, indent=1))
+        described = subprocess.run(COMMIT, capture_output=True, text=True)
+        command = "python benchmarks/" + " ".join(["atari_envs.py", *sys.argv[1:]])
+        record = {"command": command, "commit": described.stdout.strip(), **result}
+        options.out.write_text(json.dumps(record, indent=1))
 
 
 if __name__ == "__main__":
