@@ -50,7 +50,7 @@ class ImportanceWeights:
                 weight = (value / least).pow_(-beta)
             case "none":
                 weight = (value * (size / total)).pow_(-beta)
-        return weight.to(torch.float32)
+        return weight.float()
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,7 @@ class Priority:
 
     def raw(self, error: Tensor) -> Tensor:
         """(B,) float64 priorities before the exponent."""
-        raw = error.abs().to(Floats).add_(self.epsilon)
+        raw = error.abs().double().add_(self.epsilon)
         return raw.clamp_(min=self.least) if self.least else raw
 
 

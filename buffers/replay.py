@@ -143,6 +143,8 @@ class Replay:
         self.directory = None if directory is None else Path(directory)
         self.n_step = n_step
         self.discount = discount
+        self._after = torch.tensor([0.0, discount], device=self.device).unbind()
+        """0-d discounts of what follows a terminated transition, and any other."""
         self.frame_stack = frame_stack
         self.sampler = sampler
         self._fields: list[Field] = []
@@ -258,8 +260,8 @@ class Replay:
         if self.n_step > 1:
             self._sum_steps(output)
         else:
-            torch.index_select(self._ring.rows, 0, batch.index, out=output.rows)
-            torch.mul(~batch.terminated, self.discount, out=batch.discount)
+            self._ring.gather(batch.index, output.rows)
+            torch.where(batch.terminated, *self._after, out=batch.discount)
             if self._frames:
                 self._frames.stacks(output.leaves["frames"].flatten(), output.frames)
         return batch
@@ -321,7 +323,7 @@ class Replay:
         """
         leaf, batch = output.leaves, output.batch
         rows, stored = self._window(batch.index, self.n_step)
-        torch.index_select(self._ring.rows, 0, rows.flatten(), out=output.rows)
+        self._ring.gather(rows.flatten(), output.rows)
 
         ended = (leaf["terminated"] | leaf["truncated"]).to(torch.int32)
         alive = stored & (ended.cumsum(1) - ended == 0)

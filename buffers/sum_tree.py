@@ -10,6 +10,7 @@ from torch import Tensor
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
+ONE = np.uint64(1)
 
 
 class TreeSums:
@@ -65,10 +66,14 @@ def _check(bad: int) -> None:
 
 
 @numba.njit(cache=True)
-def _raise_sums(tree: Floats, node: int) -> None:
-    while node > 1:
-        node >>= 1
-        tree[node] = tree[2 * node] + tree[2 * node + 1]
+def _raise_sums(tree: Floats, nodes: Ints) -> None:
+    # A level at a time, for the same reason as in _find.
+    level = nodes[0] if len(nodes) else 1
+    while level > 1:
+        level >>= 1
+        for i in range(len(nodes)):
+            nodes[i] >>= 1
+            tree[nodes[i]] = tree[2 * nodes[i]] + tree[2 * nodes[i] + 1]
 
 
 @numba.njit(cache=True)
@@ -83,8 +88,7 @@ def _set(tree: Floats, leaf: int, slots: Ints, values: Floats, live_only: bool) 
         node = leaf + slots[i]
         if not live_only or tree[node] != 0.0:
             tree[node] = max(tree[node], values[i])
-    for i in range(len(slots)):
-        _raise_sums(tree, leaf + slots[i])
+    _raise_sums(tree, leaf + slots)
     return -1
 
 
@@ -104,19 +108,23 @@ def _descend(tree: Floats, leaf: int, mass: float) -> int:
 
 @numba.njit(cache=True)
 def _find(tree: Floats, leaf: int, fraction: Floats, slots: Ints) -> None:
-    # All draws go down together, a level at a time: their cache misses overlap then.
+    # All draws go down together, a level at a time: their cache misses overlap then. Arithmetic
+    # in place of branches, which would be guessed wrong every other time; unsigned, for numba
+    # allows for indices below zero otherwise.
     mass = fraction * tree[1]
-    slots[:] = 1
+    nodes = np.ones(len(slots), np.uint64)
     level = 1
     while level < leaf:
-        for i in range(len(slots)):
-            left, right = tree[2 * slots[i]], tree[2 * slots[i] + 1]
+        for i in range(len(nodes)):
+            child = nodes[i] << ONE
+            left, right = tree[child], tree[child | ONE]
             # Rounding may carry the mass past the end: a child without weight is never entered.
-            go_right = mass[i] >= left and right != 0.0
-            mass[i] -= left if go_right else 0.0
-            slots[i] = 2 * slots[i] + go_right
+            go_right = np.uint64(mass[i] >= left) & np.uint64(right != 0.0)
+            mass[i] -= left * go_right
+            nodes[i] = child | go_right
         level *= 2
-    slots -= leaf
+    for i in range(len(slots)):
+        slots[i] = np.int64(nodes[i]) - leaf
 
 
 @numba.njit(cache=True)
@@ -126,7 +134,7 @@ def _find_distinct(tree: Floats, leaf: int, fraction: Floats, slots: Ints) -> No
         slots[i] = _descend(tree, leaf, fraction[i] * tree[1])
         taken[i] = tree[leaf + slots[i]]
         tree[leaf + slots[i]] = 0.0
-        _raise_sums(tree, leaf + slots[i])
+        _raise_sums(tree, leaf + slots[i : i + 1])
     for i in range(len(fraction)):
         tree[leaf + slots[i]] = taken[i]
-        _raise_sums(tree, leaf + slots[i])
+    _raise_sums(tree, leaf + slots)
