@@ -11,6 +11,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import warnings
 from pathlib import Path
@@ -177,9 +178,7 @@ def _write(folder: Path, state: State, previous: Path | None) -> None:
     _separate(tensors)
     files = {
         "state.json": _write_file(folder / "state.json", json.dumps(skeleton).encode()),
-        "tensors.safetensors": _write_file(
-            folder / "tensors.safetensors", safetensors.torch.save(tensors)
-        ),
+        "tensors.safetensors": _write_tensors(folder / "tensors.safetensors", tensors),
     }
     for name, chunk in chunks.items():
         if previous and name in known:
@@ -187,7 +186,7 @@ def _write(folder: Path, state: State, previous: Path | None) -> None:
             files[name] = known[name]
         else:
             payload = {key: _plain(tensor) for key, tensor in chunk.tensors.items()}
-            files[name] = _write_file(folder / name, safetensors.torch.save(payload))
+            files[name] = _write_tensors(folder / name, payload)
     manifest = {"format": FORMAT, "files": files}
     _write_file(folder / MANIFEST, json.dumps(manifest, indent=1).encode())
     _sync(folder)
@@ -248,6 +247,20 @@ def _write_file(path: Path, content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
+def _write_tensors(path: Path, tensors: dict[str, Tensor]) -> str:
+    """Write straight from the tensors' memory, sync, and return the SHA-256."""
+    try:
+        safetensors.torch.save_file(tensors, path)
+    except SafetensorError as error:
+        # The number of the system's error is told in the text alone.
+        number = re.search(r"os error (\d+)", str(error))
+        raise OSError(int(number[1]) if number else errno.EIO, str(error)) from error
+    # safetensors makes files that only their owner can read.
+    shutil.copymode(path.with_name("state.json"), path)
+    _sync(path)
+    return _hash_file(path)
+
+
 def _link(source: Path, target: Path) -> None:
     try:
         os.link(source, target)
@@ -263,8 +276,8 @@ def _hash_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
