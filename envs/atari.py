@@ -147,12 +147,14 @@ class _Group:
         assert self.in_flight is not None
         (actions, extra), self.in_flight = self.in_flight, None
         before, obs_before = self._lives, self.obs
-        obs, reward, is_over, _, info = self._games.recv()
-        self._lives = info["lives"]
+        # What needs no result is done while the games play.
         self._actions.append(actions)
         self._lengths += 1
-        self._returns += reward
         is_late = self._lengths >= self._step_limit
+        action, truncated = torch.from_numpy(actions), torch.from_numpy(is_late)
+        obs, reward, is_over, _, info = self._games.recv()
+        self._lives = info["lives"]
+        self._returns += reward
         terminated = is_over
         if self._life_ends:  # some games go on for a moment with 0 lives
             terminated = is_over | ((self._lives < before) & (self._lives > 0))
@@ -165,11 +167,11 @@ class _Group:
             episodes = self._end(is_over, is_late)
         step = Step(
             obs_before,
-            torch.from_numpy(actions),
+            action,
             torch.from_numpy(np.sign(reward).astype(np.float32)),
             next_obs,
             torch.from_numpy(terminated),
-            torch.from_numpy(is_late),
+            truncated,
             extra,
         )
         return step, episodes
