@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,58 +13,9 @@ from torch import Tensor
 
 from rlsuite.buffers.frames import FrameStacks
 from rlsuite.buffers.ring import Ring
+from rlsuite.buffers.rows import Field, flatten, nest, pack
 from rlsuite.errors import UserError
-from rlsuite.tree import leaves
-from rlsuite.types import Batch, Sampler, State, Step, Tree
-
-
-@dataclass(frozen=True, slots=True)
-class Field:
-    """Where one leaf of a transition lies in its row."""
-
-    path: str
-    shape: tuple[int, ...]
-    dtype: torch.dtype
-    offset: int
-    """Bytes from the start of the row."""
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes it takes."""
-        return math.prod(self.shape) * self.dtype.itemsize
-
-    def view(self, rows: Tensor) -> Tensor:
-        """(n, row bytes) uint8 rows seen as this leaf: (n, *shape)."""
-        flat = rows[:, self.offset : self.offset + self.nbytes].view(self.dtype)
-        return flat.view(rows.shape[0], *self.shape)
-
-
-def pack(example: dict[str, Tensor]) -> tuple[list[Field], int]:
-    """Fields for leaves of shape (N, ...) and the bytes of a row.
-
-    Wide types come first and rows are a multiple of the widest, so that every leaf is aligned.
-    """
-    fields, offset = {}, 0
-    for path, leaf in sorted(example.items(), key=lambda item: -item[1].dtype.itemsize):
-        fields[path] = Field(path, tuple(leaf.shape[1:]), leaf.dtype, offset)
-        offset += fields[path].nbytes
-    align = max([4, *(field.dtype.itemsize for field in fields.values())])
-    # Batches keep the order of the leaves: networks concatenate observations in it.
-    return [fields[path] for path in example], -(-offset // align) * align
-
-
-def nest(flat: dict[str, Tensor]) -> dict[str, Tree]:
-    """The tree whose leaves have these ``/``-separated paths."""
-    tree: dict[str, Tree] = {}
-    for path, leaf in flat.items():
-        *parents, name = path.split("/")
-        node = tree
-        for parent in parents:
-            child = node.setdefault(parent, {})
-            assert isinstance(child, dict)
-            node = child
-        node[name] = leaf
-    return tree
+from rlsuite.types import Batch, Sampler, State, Step
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,8 +93,8 @@ class Replay:
         self.directory = None if directory is None else Path(directory)
         self.n_step = n_step
         self.discount = discount
-        self._after = torch.tensor([0.0, discount], device=self.device).unbind()
-        """0-d discounts of what follows a terminated transition, and any other."""
+        self._discounts = torch.tensor([0.0, discount], device=self.device).unbind()
+        """0-d, of what follows a terminated transition, and any other."""
         self.frame_stack = frame_stack
         self.sampler = sampler
         self._fields: list[Field] = []
@@ -187,7 +137,7 @@ class Replay:
         env = self.written % self.num_envs
         if env + count > self.num_envs:
             raise ValueError(f"got {count} transitions at environment {env} of {self.num_envs}")
-        flat = _flatten(step)
+        flat = flatten(step)
         if self.frame_stack > 1:
             flat = self._add_frames(step, flat, range(env, env + count))
         if not self._fields:
@@ -205,6 +155,8 @@ class Replay:
 
     def _write(self, path: str, leaf: Tensor, start: int, count: int) -> None:
         column = self._columns[path]
+        if leaf.requires_grad:  # what is stored must not hold on to how it was computed
+            leaf = leaf.detach()
         if leaf.dtype == column.dtype:
             if leaf.is_cpu and path in self._arrays:
                 array, source = self._arrays[path], leaf.numpy()
@@ -261,7 +213,7 @@ class Replay:
             self._sum_steps(output)
         else:
             self._ring.gather(batch.index, output.rows)
-            torch.where(batch.terminated, *self._after, out=batch.discount)
+            torch.where(batch.terminated, *self._discounts, out=batch.discount)
             if self._frames:
                 self._frames.stacks(output.leaves["frames"].flatten(), output.frames)
         return batch
@@ -434,16 +386,3 @@ class Replay:
             self._frames = FrameStacks.restored(
                 state["frames"], self.capacity, self.num_envs, self.device, self.directory
             )
-
-
-def _flatten(step: Step) -> dict[str, Tensor]:
-    flat: dict[str, Tensor] = {}
-    for name in ("obs", "action", "reward", "next_obs", "terminated", "truncated"):
-        tree = getattr(step, name)
-        if isinstance(tree, Tensor):
-            flat[name] = tree
-        else:
-            flat.update(leaves(tree, name))
-    if step.extra:
-        flat.update(leaves(dict(step.extra), "extra"))
-    return flat

@@ -46,12 +46,11 @@ class Ring:
         self._array = self.rows.numpy() if device.type == "cpu" else None
 
     def gather(self, index: Tensor, out: Tensor) -> None:
-        """Copy rows (B,) ``index`` to (B, row bytes) ``out``. Short rows: NumPy is faster on the
-        CPU."""
+        """Copy rows (B,) ``index``, which must be there, to (B, row bytes) ``out``."""
         if self._array is None:
             torch.index_select(self.rows, 0, index, out=out)
         else:
-            # The default mode, "raise", takes a detour through a copy of ``out``.
+            # Faster for short rows. The mode "raise" takes a detour through a copy of ``out``.
             self._array.take(index.numpy(), 0, out.numpy(), "clip")
 
     def spans(self, count: int) -> list[tuple[int, slice]]:

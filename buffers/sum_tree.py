@@ -67,7 +67,7 @@ def _check(bad: int) -> None:
 
 @numba.njit(cache=True)
 def _raise_sums(tree: Floats, nodes: Ints) -> None:
-    # A level at a time, for the same reason as in _find.
+    # Overwrites nodes. A level at a time, for the same reason as in _find.
     level = nodes[0] if len(nodes) else 1
     while level > 1:
         level >>= 1
@@ -90,20 +90,6 @@ def _set(tree: Floats, leaf: int, slots: Ints, values: Floats, live_only: bool) 
             tree[node] = max(tree[node], values[i])
     _raise_sums(tree, leaf + slots)
     return -1
-
-
-@numba.njit(cache=True)
-def _descend(tree: Floats, leaf: int, mass: float) -> int:
-    node = 1
-    while node < leaf:
-        left = tree[2 * node]
-        # Rounding may carry the mass past the end: a child without weight is never entered.
-        if mass < left or tree[2 * node + 1] == 0.0:
-            node = 2 * node
-        else:
-            mass -= left
-            node = 2 * node + 1
-    return node - leaf
 
 
 @numba.njit(cache=True)
@@ -131,10 +117,11 @@ def _find(tree: Floats, leaf: int, fraction: Floats, slots: Ints) -> None:
 def _find_distinct(tree: Floats, leaf: int, fraction: Floats, slots: Ints) -> None:
     taken = np.empty(len(fraction))
     for i in range(len(fraction)):
-        slots[i] = _descend(tree, leaf, fraction[i] * tree[1])
+        one = slots[i : i + 1]
+        _find(tree, leaf, fraction[i : i + 1], one)
         taken[i] = tree[leaf + slots[i]]
         tree[leaf + slots[i]] = 0.0
-        _raise_sums(tree, leaf + slots[i : i + 1])
+        _raise_sums(tree, leaf + one)
     for i in range(len(fraction)):
         tree[leaf + slots[i]] = taken[i]
     _raise_sums(tree, leaf + slots)

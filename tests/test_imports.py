@@ -25,6 +25,7 @@ LAYERS: list[list[str]] = [
         "buffers.lazy_kernels",
         "buffers.lazy_rrm",
         "buffers.ring",
+        "buffers.rows",
         "buffers.frames",
         "buffers.replay",
         "buffers",

@@ -15,6 +15,8 @@ from rlsuite.checkpoint import CheckpointStore
 from rlsuite.errors import UserError
 from rlsuite.types import Batch, Step
 
+STEP = ("obs", "action", "reward", "next_obs", "terminated", "truncated")
+
 
 class Stream:
     """Episodes of random length in N environments; every number tells where it belongs."""
@@ -200,6 +202,15 @@ def test_a_cut_episode_is_not_summed_over() -> None:
         if index == 0:
             assert (float(reward), bool(truncated)) == (0.5 + 0.25 * 2, False)
         assert obs == index // 2
+
+
+def test_what_is_stored_does_not_hold_on_to_a_graph() -> None:
+    replay = Replay(4, UniformSampler())
+    step = Stream(1, 0).step()
+    reward = torch.ones(1, requires_grad=True) * 2
+    replay.add(Step(**{name: getattr(step, name) for name in STEP} | {"reward": reward}))
+    batch = replay.sample(3)
+    assert not batch.reward.requires_grad and batch.reward.tolist() == [2.0, 2.0, 2.0]
 
 
 def test_wrong_use_is_named() -> None:
