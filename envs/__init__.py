@@ -5,6 +5,7 @@ if __name__ == "envs":
 
 from rlsuite.envs.atari import AtariVectorEnv
 from rlsuite.envs.gym_env import is_resumable, make_env
+from rlsuite.envs.mpe import ParticleParallelEnv, ParticleVectorEnv, parallel_env
 from rlsuite.envs.normalize import NormalizedVectorEnv, ObsNorm, RewardNorm
 from rlsuite.envs.vector import SerialVectorEnv
 from rlsuite.envs.workers import WorkerError, WorkerVectorEnv
@@ -13,10 +14,13 @@ __all__ = [
     "AtariVectorEnv",
     "NormalizedVectorEnv",
     "ObsNorm",
+    "ParticleParallelEnv",
+    "ParticleVectorEnv",
     "RewardNorm",
     "SerialVectorEnv",
     "WorkerError",
     "WorkerVectorEnv",
     "is_resumable",
     "make_env",
+    "parallel_env",
 ]

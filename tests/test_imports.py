@@ -39,6 +39,8 @@ LAYERS: list[list[str]] = [
         "envs.workers",
         "envs.normalize",
         "envs.atari",
+        "envs.particles",
+        "envs.mpe",
         "envs",
     ],
     [
