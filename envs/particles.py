@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import itertools
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -38,6 +38,9 @@ SOFTNESS = 1e-3
 
 # Nothing, left, right, down, up.
 _MOVES = np.array([[0, 0], [-1, 0], [1, 0], [0, -1], [0, 1]], np.float64)
+# The landmarks' colours, red, green and blue, as those who have to tell of a goal see them.
+_REFERENCE_COLOURS = np.where(np.eye(LANDMARKS) > 0, 0.75, 0.25)
+_SPEAKER_COLOURS = np.where(np.eye(LANDMARKS) > 0, 0.65, 0.15)
 
 
 class Scenario(NamedTuple):
@@ -89,17 +92,23 @@ class Particles:
         )
         self.state_space = _unbounded(sum(sizes))
         self._sizes = sizes
+        self._rows = np.arange(num_envs)[:, None]
+        self._words = [np.eye(words) for words in rules.vocabulary]
         self._codecs = {n: ActionCodec(s, num_envs) for n, s in self.action_spaces.items()}
         self._pairs = list(itertools.combinations(range(agents), 2))
-        self._first, self._second = (list(side) for side in zip(*self._pairs, strict=True))
+        self._first, self._second = np.array(self._pairs).T.copy()
 
-    def begin(self, row: int, random: np.random.Generator) -> None:
-        """Draw the first state of a world, in the order in which mpe2 draws."""
-        agents = len(self.scenario.agents)
-        self.goals[row] = random.integers(LANDMARKS, size=self.scenario.goals)
-        places = random.uniform(-1, 1, (agents + LANDMARKS, 2))
-        self.position[row], self.landmarks[row] = places[:agents], places[agents:]
-        self.velocity[row], self.messages[row] = 0, 0
+    def begin(self, generators: Iterable[np.random.Generator]) -> None:
+        """Draw the first state of every world with its generator, in mpe2's order."""
+        agents, goals = len(self.scenario.agents), self.scenario.goals
+        places = np.empty((len(self.goals), agents + LANDMARKS, 2))
+        for row, random in enumerate(generators):
+            if goals:
+                self.goals[row] = random.integers(LANDMARKS, size=goals)
+            random.random(out=places[row])
+        places = places * 2 - 1  # uniform in the square [-1, 1]^2
+        self.position[:], self.landmarks[:] = places[:, :agents], places[:, agents:]
+        self.velocity[:], self.messages[:] = 0, 0
 
     def encode(self, action: Tree) -> dict[str, Array]:
         """Fresh arrays (N, ...) of the actions of every agent, tensors on any device.
@@ -118,7 +127,7 @@ class Particles:
                 raise ValueError(f"{name}: {error}") from error
             space = self.action_spaces[name]
             high = int(space.n) - 1 if isinstance(space, spaces.Discrete) else 1
-            low, top = values.min(), values.max()
+            low, top = np.minimum.reduce(values, None), np.maximum.reduce(values, None)
             if not (low >= 0 and top <= high):  # NaN is neither
                 raise ValueError(f"{name}: actions are 0 to {high}, not {low} to {top}")
         return actions
@@ -162,9 +171,14 @@ class Particles:
         """(N, C) what every other agent said."""
         return [self.messages[:, i] for i in range(len(self.scenario.agents)) if i != agent]
 
+    def goal_positions(self) -> Array:
+        """(N, G, 2)."""
+        return self.landmarks[self._rows, self.goals]
+
     def apart(self) -> Array:
         """(N, pairs, 2) from the second to the first agent of every pair."""
-        return self.position[:, self._first] - self.position[:, self._second]
+        apart: Array = self.position.take(self._first, 1) - self.position.take(self._second, 1)
+        return apart
 
     def collisions(self) -> Array:
         """(N, A) how many others each agent touches. No pair is an agent with itself."""
@@ -196,7 +210,7 @@ class Particles:
             values, move = np.divmod(values, len(_MOVES))
             force[:, agent] = _MOVES[move]
         if words:
-            self.messages[:, agent, :words] = np.eye(words)[values]
+            self.messages[:, agent, :words] = self._words[agent][values]
 
     def _add_contacts(self, force: Array) -> None:
         apart = self.apart()
@@ -219,11 +233,6 @@ def _length(vectors: Array) -> Array:
     return length
 
 
-def _colours(dark: float) -> Array:
-    """(3, 3) of the landmarks: red, green, blue."""
-    return np.where(np.eye(LANDMARKS) > 0, dark + 0.5, dark)
-
-
 def _spread_obs(world: Particles, agent: int) -> list[Array]:
     own = world.position[:, agent]
     others = [world.position[:, i] - own for i in range(world.position.shape[1]) if i != agent]
@@ -239,29 +248,27 @@ def _spread_rewards(world: Particles) -> Array:
 
 
 def _reference_obs(world: Particles, agent: int) -> list[Array]:
-    colour = _colours(0.25)[world.goals[:, agent]]
+    colour = _REFERENCE_COLOURS[world.goals[:, agent]]
     return [world.velocity[:, agent], world.seen(agent), colour, *world.heard(agent)]
 
 
 def _reference_rewards(world: Particles) -> Array:
     """Half of it all agents'. Each knows where the other has to go, and is paid for that."""
-    goals = np.take_along_axis(world.landmarks, world.goals[:, :, None], 1)
-    own = -_length(world.position[:, ::-1] - goals)
+    own = -_length(world.position[:, ::-1] - world.goal_positions())
     rewards: Array = (own.sum(1) / 2)[:, None] * 0.5 + own * 0.5
     return rewards
 
 
 def _speaker_listener_obs(world: Particles, agent: int) -> list[Array]:
     if agent == 0:
-        return [_colours(0.15)[world.goals[:, 0]]]
+        return [_SPEAKER_COLOURS[world.goals[:, 0]]]
     return [world.velocity[:, agent], world.seen(agent), *world.heard(agent)]
 
 
 def _speaker_listener_rewards(world: Particles) -> Array:
     """Both: the squared distance of the listener to the landmark whose colour the speaker sees."""
-    goal = world.landmarks[np.arange(len(world.goals)), world.goals[:, 0]]
-    square = np.square(world.position[:, 1] - goal).sum(1)
-    return np.stack([-square, -square], 1)
+    loss = np.square(world.position[:, 1:] - world.goal_positions()).sum(2)
+    return np.repeat(-loss, 2, 1)
 
 
 SCENARIOS = {

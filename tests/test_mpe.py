@@ -285,7 +285,7 @@ def test_rows_are_independent(scenario, continuous, num_envs, seed):
     obs = envs.reset()
     singles = [Particles(scenario, 1, continuous) for _ in range(num_envs)]
     for i, single in enumerate(singles):
-        single.begin(0, np.random.default_rng(episode_seed(seed, i, 0)))
+        single.begin([np.random.default_rng(episode_seed(seed, i, 0))])
     for _ in range(12):
         actions = envs.sample_actions()
         new = envs.step(actions).step
@@ -364,8 +364,7 @@ def play(scenario, continuous, actor, episodes):
     """The mean team return of the episodes that mpe2 begins with the seeds from 0 on."""
     envs = build(scenario, episodes, continuous=continuous)
     envs.reset()
-    for seed in range(episodes):
-        envs.world.begin(seed, np.random.default_rng(seed))
+    envs.world.begin(map(np.random.default_rng, range(episodes)))
     obs = envs.world.observe()
     for _ in range(25):
         new = envs.step(actor(obs, envs))
