@@ -2,12 +2,13 @@
 
 from typing import Any, NamedTuple
 
-from rlsuite.agents import c51, crossq, discrete_sac, dqn, droq, sac, tqc
+from rlsuite.agents import c51, crossq, discrete_sac, dqn, droq, hasac, sac, tqc
 from rlsuite.agents.c51 import C51, C51Config
 from rlsuite.agents.crossq import CrossQ, CrossQConfig
 from rlsuite.agents.discrete_sac import DiscreteSAC, DiscreteSACConfig
 from rlsuite.agents.dqn import DQN, DQNConfig
 from rlsuite.agents.droq import DroQ, DroQConfig
+from rlsuite.agents.hasac import HASAC, HASACConfig
 from rlsuite.agents.sac import SAC, SACConfig
 from rlsuite.agents.tqc import TQC, TQCConfig
 
@@ -15,6 +16,7 @@ __all__ = [
     "AGENTS",
     "C51",
     "DQN",
+    "HASAC",
     "SAC",
     "TQC",
     "AgentEntry",
@@ -26,6 +28,7 @@ __all__ = [
     "DiscreteSACConfig",
     "DroQ",
     "DroQConfig",
+    "HASACConfig",
     "SACConfig",
     "TQCConfig",
 ]
@@ -49,6 +52,7 @@ AGENTS = {
     "droq": AgentEntry(DroQ, DroQConfig, droq.METRICS),
     "dqn": AgentEntry(DQN, DQNConfig, dqn.METRICS),
     "c51": AgentEntry(C51, C51Config, c51.METRICS),
+    "hasac": AgentEntry(HASAC, HASACConfig, hasac.METRICS),
     "discrete_sac": AgentEntry(DiscreteSAC, DiscreteSACConfig, discrete_sac.METRICS),
 }
 """By the ``algorithm`` of a config."""

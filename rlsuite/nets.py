@@ -124,7 +124,7 @@ _NATURE_SIDE = 36
 """The smallest side that leaves a pixel after NATURE."""
 
 
-def _drawn(
+def drawn(
     layer: nn.Linear | nn.Conv2d, generator: torch.Generator, device: torch.device
 ) -> nn.Linear | nn.Conv2d:
     """The layer with weights and biases from U(-1/sqrt(in), 1/sqrt(in)), PyTorch's default."""
@@ -162,7 +162,7 @@ class Encoder(nn.Module):
         self.scale = 1.0 / 255.0 if space.dtype == np.uint8 else 1.0
         for filters, kernel, stride in NATURE if min(sides) >= _NATURE_SIDE else MINATAR:
             layer = nn.Conv2d(channels, filters, kernel, stride, device="meta")
-            self.convolutions.append(_drawn(layer, generator, device))
+            self.convolutions.append(drawn(layer, generator, device))
             channels, sides = filters, [(side - kernel) // stride + 1 for side in sides]
         if min(sides) < 1:
             raise UserError(f"images need 3 pixels a side, the environment has {space.shape}")
@@ -191,7 +191,7 @@ def _perceptron(
     layers: list[nn.Module] = []
     for fan_in, fan_out in pairwise(sizes):
         layers += [nn.ReLU()] if layers else []
-        layers += [_drawn(nn.Linear(fan_in, fan_out, device="meta"), generator, device)]
+        layers += [drawn(nn.Linear(fan_in, fan_out, device="meta"), generator, device)]
     return nn.Sequential(*layers)
 
 

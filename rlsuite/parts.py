@@ -90,6 +90,74 @@ class LearnedTemperature:
         load_optimizer_state(self.optimizer, state["optimizer"])
 
 
+class AnnealedTemperature:
+    """A temperature that shrinks by a factor at every update, down to a least one."""
+
+    def __init__(self, initial: float, decay: float, least: float, device: torch.device) -> None:
+        self.initial, self.decay, self.least = initial, decay, least
+        self.updates = torch.zeros((), dtype=torch.int64, device=device)
+
+    def value(self) -> Tensor:
+        """0-d temperature: max(least, initial decay**updates)."""
+        return (self.initial * self.decay**self.updates).clamp(min=self.least).float()
+
+    def update(self, log_prob: Tensor) -> Tensor:
+        """Count one update; there is nothing to learn, the loss is zero."""
+        self.updates += 1
+        return torch.zeros((), device=self.updates.device)
+
+    def state_dict(self) -> State:
+        """The count of updates."""
+        return {"updates": self.updates.clone()}
+
+    def load_state_dict(self, state: State) -> None:
+        """Continue the count."""
+        self.updates.copy_(state["updates"])
+
+
+class ValueNorm:
+    """Running mean and variance of values, so that a network predicts them with unit scale.
+
+    Exponential averages of the first two moments, corrected for their start at zero (van Hasselt
+    et al., arXiv 1602.07714, without the rescaling of the last layer). The variance is at least
+    0.01.
+    """
+
+    def __init__(self, device: torch.device, *, rate: float = 1e-5) -> None:
+        """``rate``: share of the newest batch in the averages."""
+        self.rate = rate
+        self.moments = torch.zeros(3, device=device)
+        """Averages of values, of their squares, and of ones."""
+
+    def mean_and_std(self) -> tuple[Tensor, Tensor]:
+        """0-d each."""
+        mean, square = self.moments[:2] / self.moments[2].clamp(min=1e-5)
+        return mean, (square - mean.square()).clamp(min=0.01).sqrt()
+
+    def update(self, values: Tensor) -> None:
+        """Take (B,) values into the averages."""
+        new = torch.stack([values.mean(), values.square().mean(), torch.ones_like(values[0])])
+        self.moments.lerp_(new, self.rate)
+
+    def normalize(self, values: Tensor) -> Tensor:
+        """To the network's scale."""
+        mean, std = self.mean_and_std()
+        return (values - mean) / std
+
+    def denormalize(self, values: Tensor) -> Tensor:
+        """To the rewards' scale; differentiable."""
+        mean, std = self.mean_and_std()
+        return values * std + mean
+
+    def state_dict(self) -> State:
+        """The averages."""
+        return {"moments": self.moments.clone()}
+
+    def load_state_dict(self, state: State) -> None:
+        """Continue the averages."""
+        self.moments.copy_(state["moments"])
+
+
 class TemperatureSettings(Protocol):
     """The settings of a config that a temperature is made from."""
 

@@ -1,0 +1,438 @@
+"""Heterogeneous-Agent Soft Actor-Critic (Liu et al., ICLR 2024, arXiv 2306.10715).
+
+Trained by ``rlsuite.loops.replay_loop`` on cooperative environments whose spaces are keyed by agent
+(``rlsuite.envs.team``). Every agent has a policy and a temperature of its own; the critics see the
+state and all actions. What sets it apart from one SAC per agent:
+
+- the critics' targets lose the entropy term of the joint action, the sum over agents;
+- agents are updated one after the other, each against the new actions of those before it;
+- in an agent's turn its own action alone carries a gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+import gymnasium as gym
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from rlsuite.actors import Actor, CategoricalActor, make_actor
+from rlsuite.errors import UserError
+from rlsuite.joint_critic import JointCritic
+from rlsuite.optim import descend, load_optimizer_state, make_optimizer, optimizer_state
+from rlsuite.parts import (
+    AnnealedTemperature,
+    FixedTemperature,
+    LearnedTemperature,
+    ValueNorm,
+    move_target,
+)
+from rlsuite.policies import observation_size
+from rlsuite.rng import generator
+from rlsuite.settings import Fraction, NonNegative, Positive, PositiveCount, settings
+from rlsuite.tree import flatten_features, to_device
+from rlsuite.types import Batch, State, Tree, Update
+
+METRICS = {
+    "loss/critic": "Loss of the temporal-difference errors, summed over the critics.",
+    "loss/actor": "temperature * log pi - Q, the loss of a policy; mean over agents.",
+    "loss/temperature": "The loss of a log temperature; mean over agents.",
+    "value/q": "Mean of the critics' values of the batch.",
+    "policy/entropy": "Entropy of a policy in nats; mean over agents.",
+    "policy/temperature": "Weight of the entropy against the reward; mean over agents.",
+}
+MOST_EXACT_ACTIONS = 32
+"""With more actions than this the sum over an agent's actions costs more than it brings."""
+
+
+@settings
+class HASACConfig:
+    """Settings of HASAC."""
+
+    hidden: Annotated[tuple[PositiveCount, ...], Field(strict=False)] = (256, 256)
+    """Units of each hidden layer, of every actor and of each critic."""
+    critics: PositiveCount = 2
+    """Number of critics; targets and policies take the least of their values."""
+    lr_actor: Positive = 5e-4
+    """Learning rate of the policies."""
+    lr_critic: Positive = 5e-4
+    """Learning rate of the critics."""
+    lr_temperature: Positive = 3e-4
+    """Learning rate of the log temperatures."""
+    optimizer: str = "Adam"
+    """Class name in torch.optim, or in the package pytorch-optimizer."""
+    temperature: Literal["auto", "annealed"] | Positive = "auto"
+    """Weight of the entropy against the reward: "auto" learns one for each agent, "annealed" lets
+    them shrink, a number fixes them."""
+    initial_temperature: Positive = 0.1
+    """Where a learned or annealed temperature starts."""
+    temperature_decay: Fraction = 0.9997
+    """Factor of an annealed temperature at each update."""
+    least_temperature: NonNegative = 0.0
+    """Where an annealed temperature stops."""
+    entropy_share: Fraction | dict[str, Fraction] = 0.3
+    """Entropy that a learned temperature holds for Discrete and MultiDiscrete actions, as a share
+    of the uniform policy's over what is available; by agent or for all. Near 0 for agents whose
+    best policy is deterministic, such as those that only send messages. For a Box the entropy held
+    is minus the number of dimensions."""
+    order: Literal["random", "fixed", "simultaneous"] = "random"
+    """Of the agents in an update: drawn anew, as the environment names them, or all at once, each
+    against the old actions of the others (multi-agent SAC)."""
+    gradient: Literal["exact", "gumbel"] = "exact"
+    """Of a Discrete policy: the sum over its actions (up to 32), or a Gumbel-softmax sample.
+    MultiDiscrete policies always sample."""
+    critic_loss: Literal["square", "huber"] = "square"
+    """Of a temporal-difference error."""
+    huber_threshold: Positive = 10.0
+    """Error up to which the Huber loss is a square."""
+    normalize_values: bool = False
+    """Whether critics predict values divided by their running standard deviation."""
+    actor_views: Literal["all", "own"] = "all"
+    """Where every agent has a view of the state: which of the views' values a policy climbs."""
+    target_rate: Fraction = 0.005
+    """Share of the critics that flows into their targets at each update (tau)."""
+    max_grad_norm: Positive | None = None
+    """Longest gradient of an actor or of the critics; longer ones are scaled down."""
+
+
+class HASAC:
+    """Heterogeneous-Agent Soft Actor-Critic.
+
+    Observations are ``{"agents": {name: (N, ...)}, "state": ...}``, and where the environment has
+    them ``"mask"`` and ``"alive"`` (see ``rlsuite.envs.team``); actions ``{name: (N, ...)}``.
+    """
+
+    def __init__(
+        self,
+        observation_space: gym.Space[Any],
+        action_space: gym.Space[Any],
+        config: HASACConfig | None = None,
+        *,
+        device: torch.device | str = "cpu",
+        seed: int = 0,
+    ) -> None:
+        """Fresh networks. Raises UserError unless the spaces are keyed by agent, or if
+        ``entropy_share`` names other agents than there are."""
+        self.config = config = config or HASACConfig()
+        self.device = torch.device(device)
+        spaces = agent_spaces(observation_space, action_space, "HASAC")
+        self.names = list(spaces)
+        weights = generator(seed, "hasac weights")
+        self.actors: dict[str, Actor] = {
+            name: make_actor(*pair, config.hidden, "HASAC", generator=weights, device=self.device)
+            for name, pair in spaces.items()
+        }
+        assert isinstance(observation_space, gym.spaces.Dict)
+        state = observation_space["state"]
+        view = state[self.names[0]] if isinstance(state, gym.spaces.Dict) else state
+        sizes = [actor.size for actor in self.actors.values()]
+        self.critic, self.target = (
+            JointCritic(
+                config.critics,
+                observation_size(view, "HASAC"),
+                sizes,
+                config.hidden,
+                generator=weights,
+                device=self.device,
+            )
+            for _ in range(2)
+        )
+        self.target.requires_grad_(False)
+        move_target(self.target.parameters(), self.critic.parameters(), 1.0)
+
+        self.actor_optimizers = {
+            name: make_optimizer(config.optimizer, actor.parameters(), config.lr_actor)
+            for name, actor in self.actors.items()
+        }
+        self.critic_optimizer = make_optimizer(
+            config.optimizer, self.critic.parameters(), config.lr_critic
+        )
+        self.temperatures = {name: self._make_temperature() for name in self.names}
+        self.shares = _shares(config.entropy_share, self.names)
+        self.value_norm = ValueNorm(self.device) if config.normalize_values else None
+        self.noise = generator(seed, "hasac noise", device=self.device)
+        # On the CPU, for the order decides what the host does next.
+        self.orders = generator(seed, "hasac orders")
+
+    def _make_temperature(self) -> FixedTemperature | LearnedTemperature | AnnealedTemperature:
+        config = self.config
+        if config.temperature == "auto":
+            # The entropy to hold depends on the batch: it is added to the log probabilities.
+            return LearnedTemperature(
+                config.initial_temperature,
+                0.0,
+                config.optimizer,
+                config.lr_temperature,
+                self.device,
+                bounds=(-10.0, 5.0),
+            )
+        if config.temperature == "annealed":
+            return AnnealedTemperature(
+                config.initial_temperature,
+                config.temperature_decay,
+                config.least_temperature,
+                self.device,
+            )
+        return FixedTemperature(config.temperature, self.device)
+
+    @torch.no_grad()
+    def act(self, obs: Tree, *, explore: bool = True) -> tuple[Tree, dict[str, Tensor]]:
+        """(N, ...) actions of every agent in the environment's units, sampled or, without
+        ``explore``, the squashed means and the likeliest; nothing to store beside them."""
+        obs = to_device(obs, self.device)
+        return {
+            name: actor.act(actor(own(obs, name)), mask_of(obs, name), self.noise, explore=explore)
+            for name, actor in self.actors.items()
+        }, {}
+
+    def update(self, batch: Batch) -> Update:
+        """One update from a batch on the agent's device: critics, then every policy with its
+        temperature, then targets."""
+        numbers = range(len(self.names))
+        order = list(numbers)
+        if self.config.order == "random":
+            order = torch.randperm(len(order), generator=self.orders).tolist()
+        return self.learn(batch, order)
+
+    def learn(self, batch: Batch, order: Sequence[int]) -> Update:
+        """One update with the agents' turns in the given order.
+
+        Returns METRICS and, as priority, the mean of the critics' absolute errors, the greatest of
+        the views of the state.
+        """
+        temperatures = {name: part.value() for name, part in self.temperatures.items()}
+        critic_loss, value, error = self._improve_critics(batch, temperatures)
+        found = self._improve_actors(batch, temperatures, order)
+        move_target(self.target.parameters(), self.critic.parameters(), self.config.target_rate)
+        means = {name: torch.stack([turn[name] for turn in found]).mean() for name in found[0]}
+        metrics = {"loss/critic": critic_loss, "value/q": value, **means}
+        return Update(metrics, priority=error.abs().mean(0).amax(0))
+
+    def _improve_critics(
+        self, batch: Batch, temperatures: dict[str, Tensor]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The loss, the mean value, and the (K, views, B) errors."""
+        assert isinstance(batch.reward, Tensor) and isinstance(batch.action, dict)
+        with torch.no_grad():
+            target = self._target(batch, temperatures)
+            if self.value_norm:
+                self.value_norm.update(target.flatten())
+                target = self.value_norm.normalize(target)
+        taken = [actor.encode(batch.action[name]) for name, actor in self.actors.items()]
+        views = self._views(batch.obs)
+        value = self._values(self.critic, views, taken)
+        error = value - target
+        if self.config.critic_loss == "square":
+            penalty = 0.5 * error.square()
+        else:
+            penalty = F.huber_loss(
+                value, target.expand_as(value), "none", self.config.huber_threshold
+            )
+        weight = batch.weight.expand(len(views), -1)
+        if len(views) > 1:  # the dead have no view
+            alive = alive_of(batch.obs, self.names, len(batch.reward), self.device)
+            weight = weight * alive.T / alive.mean().clamp(min=1e-8)
+        loss = (weight * penalty).mean((1, 2)).sum()
+        descend(loss, self.critic_optimizer, self.config.max_grad_norm)
+        mean = value.detach().mean()
+        mean = self.value_norm.denormalize(mean) if self.value_norm else mean
+        return loss.detach(), mean, error.detach()
+
+    def _target(self, batch: Batch, temperatures: dict[str, Tensor]) -> Tensor:
+        """(views, B) targets: reward and the soft value of the next state (section 4.2)."""
+        assert isinstance(batch.reward, Tensor)
+        actions, bonus = [], torch.zeros_like(batch.reward)
+        for name, actor in self.actors.items():
+            mask = mask_of(batch.next_obs, name)
+            output = actor(own(batch.next_obs, name))
+            action, log_prob = actor.sample(output, mask, self.noise)
+            if self._is_exact(actor):  # the expectation in place of the sample: less variance
+                assert isinstance(actor, CategoricalActor)
+                log_prob = -actor.entropy(actor.log_pi(output, mask))
+            actions.append(action)
+            bonus -= temperatures[name] * log_prob
+        values = self._denormalized(
+            self._values(self.target, self._views(batch.next_obs), actions).amin(0)
+        )
+        return batch.reward + batch.discount * (values + bonus)
+
+    def _improve_actors(
+        self, batch: Batch, temperatures: dict[str, Tensor], order: Sequence[int]
+    ) -> list[dict[str, Tensor]]:
+        """Every agent's turn (section 4.3); what each has to report."""
+        views = self._views(batch.obs)
+        alive = alive_of(batch.obs, self.names, len(batch.discount), self.device)
+        with torch.no_grad():
+            state_part = self.critic.state_part(views.flatten(0, 1))
+            parts = [self._action_part(batch.obs, i, len(views)) for i in range(len(self.names))]
+        found = []
+        for i in order:
+            # The sum of the critics' first layer but for this agent's action.
+            others = sum((part for j, part in enumerate(parts) if j != i), start=state_part)
+            weight = alive[:, i] / alive[:, i].mean().clamp(min=1e-8)
+            found.append(self._turn(batch.obs, i, others, weight, temperatures[self.names[i]]))
+            if self.config.order != "simultaneous":
+                with torch.no_grad():
+                    parts[i] = self._action_part(batch.obs, i, len(views))
+        return found
+
+    def _turn(
+        self, obs: Tree, i: int, others: Tensor, weight: Tensor, temperature: Tensor
+    ) -> dict[str, Tensor]:
+        """One step of agent i's policy and temperature.
+
+        Args:
+            others: (K, views * B, units) sum of the first layer but for the agent's action.
+            weight: (B,) 0 where the agent is dead; the mean is 1.
+        """
+        name, actor = self.names[i], self.actors[self.names[i]]
+        mask = mask_of(obs, name)
+        output = actor(own(obs, name))
+        if self._is_exact(actor):
+            assert isinstance(actor, CategoricalActor)
+            log_pi = actor.log_pi(output, mask)
+            with torch.no_grad():
+                value = self._values_of_all(others, i, len(weight))
+            log_prob = (log_pi.exp() * log_pi).sum(1)
+            soft = (log_pi.exp() * (temperature * log_pi - value)).sum(1)
+        else:
+            action, log_prob = actor.sample(output, mask, self.noise)
+            part = self.critic.action_part(i, action).repeat(1, len(others[0]) // len(weight), 1)
+            value = self.critic.rest(others + part).view(len(others), -1, len(weight))
+            soft = temperature * log_prob - self._seen(self._denormalized(value.amin(0)), i)
+        loss = (weight * soft).mean()
+        descend(loss, self.actor_optimizers[name], self.config.max_grad_norm)
+        log_prob = log_prob.detach()
+        excess = log_prob + actor.target_entropy(self.shares[name], mask)
+        return {
+            "loss/actor": loss.detach(),
+            "loss/temperature": self.temperatures[name].update(weight * excess),
+            "policy/entropy": -(weight * log_prob).mean(),
+            "policy/temperature": temperature,
+        }
+
+    def _values_of_all(self, others: Tensor, i: int, batch_size: int) -> Tensor:
+        """(B, actions) values of every action of agent i, the others' being as they are."""
+        first = others[:, :, None] + self.critic.weight_of(i)[:, None]
+        values = self.critic.rest(first.flatten(1, 2)).amin(0)
+        actions = first.shape[2]
+        return self._seen(self._denormalized(values.view(-1, batch_size, actions)), i)
+
+    def _seen(self, value: Tensor, i: int) -> Tensor:
+        """(views, B, ...) values to those that agent i climbs: (B, ...)."""
+        own_view = len(value) > 1 and self.config.actor_views == "own"
+        return value[i] if own_view else value.mean(0)
+
+    def _action_part(self, obs: Tree, i: int, views: int) -> Tensor:
+        """(K, views * B, units) share of agent i's fresh action in the critics' first layer."""
+        name, actor = self.names[i], self.actors[self.names[i]]
+        action, _ = actor.sample(actor(own(obs, name)), mask_of(obs, name), self.noise)
+        return self.critic.action_part(i, action).repeat(1, views, 1)
+
+    def _values(self, critic: JointCritic, views: Tensor, actions: list[Tensor]) -> Tensor:
+        """(K, views, B) values."""
+        rows = [action.repeat(len(views), 1) for action in actions]
+        values: Tensor = critic(views.flatten(0, 1), rows)
+        return values.view(len(values), len(views), -1)
+
+    def _views(self, obs: Tree) -> Tensor:
+        """(views, B, state): one, or every agent's."""
+        assert isinstance(obs, dict)
+        state = obs["state"]
+        if isinstance(state, Tensor):
+            return flatten_features(state)[None]
+        return torch.stack([flatten_features(state[name]) for name in self.names])
+
+    def _denormalized(self, values: Tensor) -> Tensor:
+        return self.value_norm.denormalize(values) if self.value_norm else values
+
+    def _is_exact(self, actor: Actor) -> bool:
+        return (
+            isinstance(actor, CategoricalActor)
+            and self.config.gradient == "exact"
+            and len(actor.heads) == 1
+            and actor.size <= MOST_EXACT_ACTIONS
+        )
+
+    def state_dict(self) -> State:
+        """Networks, optimizers, temperatures, value statistics and both generators."""
+        return {
+            "actors": {name: actor.state_dict() for name, actor in self.actors.items()},
+            "critic": self.critic.state_dict(),
+            "target": self.target.state_dict(),
+            "actor_optimizers": {
+                name: optimizer_state(part) for name, part in self.actor_optimizers.items()
+            },
+            "critic_optimizer": optimizer_state(self.critic_optimizer),
+            "temperatures": {name: part.state_dict() for name, part in self.temperatures.items()},
+            "value_norm": self.value_norm.state_dict() if self.value_norm else {},
+            "noise": self.noise.get_state(),
+            "orders": self.orders.get_state(),
+        }
+
+    def load_state_dict(self, state: State) -> None:
+        """Continue from a saved state of an agent with the same spaces and config."""
+        for name in self.names:
+            self.actors[name].load_state_dict(state["actors"][name])
+            load_optimizer_state(self.actor_optimizers[name], state["actor_optimizers"][name])
+            self.temperatures[name].load_state_dict(state["temperatures"][name])
+        self.critic.load_state_dict(state["critic"])
+        self.target.load_state_dict(state["target"])
+        load_optimizer_state(self.critic_optimizer, state["critic_optimizer"])
+        if self.value_norm:
+            self.value_norm.load_state_dict(state["value_norm"])
+        self.noise.set_state(state["noise"])
+        self.orders.set_state(state["orders"])
+
+
+def agent_spaces(
+    observation_space: gym.Space[Any], action_space: gym.Space[Any], algorithm: str
+) -> dict[str, tuple[gym.Space[Any], gym.Space[Any]]]:
+    """By agent its observation and action space.
+
+    Raises UserError, which names the ``algorithm``, unless the spaces are keyed by agent.
+    """
+    keyed = isinstance(observation_space, gym.spaces.Dict) and isinstance(
+        action_space, gym.spaces.Dict
+    )
+    if not keyed or not {"agents", "state"} <= set(observation_space.keys()):  # type: ignore[attr-defined]
+        raise UserError(
+            f"{algorithm} needs an environment of several agents, with observations "
+            f'{{"agents": ..., "state": ...}}; this one has {observation_space}'
+        )
+    observations = observation_space["agents"]  # type: ignore[index]
+    return {name: (observations[name], space) for name, space in action_space.items()}  # type: ignore[attr-defined]
+
+
+def own(obs: Tree, name: str) -> Tensor:
+    """The observation of one agent."""
+    return obs["agents"][name]  # type: ignore[index, return-value]
+
+
+def mask_of(obs: Tree, name: str) -> Tensor | None:
+    """(B, actions) which actions are available to an agent; None where all are."""
+    assert isinstance(obs, dict)
+    masks = obs.get("mask", {})
+    return masks.get(name) if isinstance(masks, dict) else None  # type: ignore[return-value]
+
+
+def alive_of(obs: Tree, names: list[str], batch_size: int, device: torch.device) -> Tensor:
+    """(B, A) float32: 1 where an agent was alive before the step."""
+    assert isinstance(obs, dict)
+    if "alive" not in obs:
+        return torch.ones(batch_size, len(names), device=device)
+    return obs["alive"].to(torch.float32)  # type: ignore[union-attr]
+
+
+def _shares(share: float | dict[str, float], names: list[str]) -> dict[str, float]:
+    if not isinstance(share, dict):
+        return dict.fromkeys(names, share)
+    if set(share) != set(names):
+        raise UserError(
+            f"agent.entropy_share names {', '.join(share)}; the agents are {', '.join(names)}"
+        )
+    return share

@@ -1,0 +1,229 @@
+"""Stochastic policies of one agent among several: a network, its actions, and their encoding.
+
+A joint critic sees every agent's action as numbers, its encoding: a Box as it is, scaled to [-1, 1]
+per dimension; a Discrete as a one-hot vector; a MultiDiscrete as the one-hot vectors of its heads
+side by side. Log probabilities are of the whole action: summed over dimensions or heads.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rlsuite.errors import UserError
+from rlsuite.nets import Encoder, drawn
+from rlsuite.policies import SquashedNormalPolicy
+from rlsuite.types import Tree
+
+UNAVAILABLE = -1e10
+"""Logit of an action that there is not: its probability is exactly zero, its gradient too."""
+
+
+class NormalActor(nn.Module):
+    """A tanh-squashed normal policy over a bounded Box: fully connected layers with ReLU, the last
+    with tanh, then means beside log standard deviations."""
+
+    def __init__(
+        self,
+        observation_space: gym.Space[Any],
+        action_space: gym.Space[Any],
+        hidden: Sequence[int],
+        algorithm: str,
+        *,
+        generator: torch.Generator,
+        device: torch.device,
+    ) -> None:
+        """Raises UserError, which names the ``algorithm``, unless both spaces are Boxes."""
+        super().__init__()
+        self.policy = SquashedNormalPolicy(action_space, device, algorithm)
+        self.size = self.policy.actions
+        """Numbers of an encoding."""
+        self.encoder = Encoder(observation_space, generator=generator, device=device)
+        sizes = [self.encoder.features, *hidden]
+        self.layers = nn.ModuleList(
+            drawn(nn.Linear(*pair, device="meta"), generator, device) for pair in pairwise(sizes)
+        )
+        self.head = drawn(nn.Linear(sizes[-1], 2 * self.size, device="meta"), generator, device)
+
+    def forward(self, obs: Tensor) -> Tensor:
+        """(B, *obs) to (B, 2 size)."""
+        x = self.encoder(obs)
+        for layer in self.layers[:-1]:
+            x = F.relu(layer(x))
+        out: Tensor = self.head(torch.tanh(self.layers[-1](x)))
+        return out
+
+    def sample(
+        self, output: Tensor, mask: Tensor | None, noise: torch.Generator | None
+    ) -> tuple[Tensor, Tensor]:
+        """(B, size) encodings and their (B,) log probabilities, differentiable."""
+        shape = (len(output), self.size)
+        draw = torch.randn(shape, generator=noise, device=output.device)
+        return self.policy.sample(output, draw)
+
+    def act(
+        self, output: Tensor, mask: Tensor | None, noise: torch.Generator | None, *, explore: bool
+    ) -> Tensor:
+        """(B, *action shape) actions of the environment, sampled or at the squashed mean."""
+        return self.policy.act(output, noise, explore=explore)
+
+    def encode(self, action: Tree) -> Tensor:
+        """(B, size) encodings of the environment's actions."""
+        return self.policy.to_unit(action)
+
+    def target_entropy(self, share: float, mask: Tensor | None) -> float:
+        """Minus the number of dimensions: nats over actions in [-1, 1]."""
+        return -float(self.size)
+
+
+class CategoricalActor(nn.Module):
+    """A policy over a Discrete or MultiDiscrete space, whose heads are independent given the
+    observation: layer-normalised input, fully connected layers with ReLU and layer normalisation.
+
+    Weights are orthogonal, with gain sqrt(2) and 0.01 for the logits; biases are zero.
+    """
+
+    def __init__(
+        self,
+        observation_space: gym.Space[Any],
+        action_space: gym.Space[Any],
+        hidden: Sequence[int],
+        algorithm: str,
+        *,
+        generator: torch.Generator,
+        device: torch.device,
+    ) -> None:
+        """Raises UserError, which names the ``algorithm``, for other spaces."""
+        super().__init__()
+        self.heads, starts = _heads(action_space, algorithm)
+        """Actions of each head."""
+        self.start = torch.tensor(starts, device=device)
+        self.is_multi = isinstance(action_space, gym.spaces.MultiDiscrete)
+        self.size = sum(self.heads)
+        """Numbers of an encoding, and of logits."""
+        self.encoder = Encoder(observation_space, generator=generator, device=device)
+        sizes = [self.encoder.features, *hidden]
+        self.norms = nn.ModuleList(nn.LayerNorm(size, device=device) for size in sizes)
+        self.layers = nn.ModuleList(
+            _orthogonal(*pair, math.sqrt(2.0), generator, device) for pair in pairwise(sizes)
+        )
+        self.head = _orthogonal(sizes[-1], self.size, 0.01, generator, device)
+
+    def forward(self, obs: Tensor) -> Tensor:
+        """(B, *obs) to (B, size) logits."""
+        first, *rest = self.norms
+        x = first(self.encoder(obs))
+        for layer, norm in zip(self.layers, rest, strict=True):
+            x = norm(F.relu(layer(x)))
+        out: Tensor = self.head(x)
+        return out
+
+    def log_pi(self, output: Tensor, mask: Tensor | None) -> Tensor:
+        """(B, size) log probabilities of each head's actions; (B, size) ``mask`` is 0 where there
+        is no such action."""
+        if mask is not None:
+            output = output.masked_fill(mask == 0, UNAVAILABLE)
+        return torch.cat([part.log_softmax(1) for part in torch.split(output, self.heads, 1)], 1)
+
+    def entropy(self, log_pi: Tensor) -> Tensor:
+        """(B,) nats."""
+        return -(log_pi.exp() * log_pi).sum(1)
+
+    def sample(
+        self, output: Tensor, mask: Tensor | None, noise: torch.Generator | None
+    ) -> tuple[Tensor, Tensor]:
+        """(B, size) encodings and their (B,) log probabilities.
+
+        Differentiable by the straight-through Gumbel-softmax at temperature 1 (Jang et al., arXiv
+        1611.01144): one-hot, with the gradient of the softmax of log pi plus Gumbel noise.
+        """
+        log_pi = self.log_pi(output, mask)
+        noisy = log_pi - torch.empty_like(log_pi).exponential_(generator=noise).log()
+        encoding = torch.cat(
+            [_straight_through(part) for part in torch.split(noisy, self.heads, 1)], 1
+        )
+        return encoding, (encoding * log_pi).sum(1)
+
+    def act(
+        self, output: Tensor, mask: Tensor | None, noise: torch.Generator | None, *, explore: bool
+    ) -> Tensor:
+        """(B,) or (B, heads) int64 actions of the environment, sampled or the likeliest."""
+        log_pi = self.log_pi(output, mask)
+        if explore:  # the argmax of log pi + Gumbel noise is distributed as pi
+            log_pi = log_pi - torch.empty_like(log_pi).exponential_(generator=noise).log()
+        parts = torch.split(log_pi, self.heads, 1)
+        action = self.start + torch.stack([part.argmax(1) for part in parts], 1)
+        return action if self.is_multi else action[:, 0]
+
+    def encode(self, action: Tree) -> Tensor:
+        """(B, size) encodings of the environment's actions."""
+        assert isinstance(action, Tensor)
+        index = action.view(len(action), -1) - self.start
+        return torch.cat(
+            [
+                (index[:, h, None] == torch.arange(n, device=index.device)).to(torch.float32)
+                for h, n in enumerate(self.heads)
+            ],
+            1,
+        )
+
+    def target_entropy(self, share: float, mask: Tensor | None) -> Tensor | float:
+        """``share`` of the entropy of the uniform policy over the available actions: (B,) nats."""
+        if mask is None:
+            return share * sum(math.log(n) for n in self.heads)
+        counts = [part.sum(1).to(torch.float32) for part in torch.split(mask, self.heads, 1)]
+        return share * torch.stack(counts).log().sum(0)
+
+
+Actor = NormalActor | CategoricalActor
+
+
+def make_actor(
+    observation_space: gym.Space[Any],
+    action_space: gym.Space[Any],
+    hidden: Sequence[int],
+    algorithm: str,
+    *,
+    generator: torch.Generator,
+    device: torch.device,
+) -> Actor:
+    """The policy for an agent's spaces. Raises UserError, which names the ``algorithm``, unless
+    actions are a bounded Box, Discrete or MultiDiscrete and observations a Box."""
+    make = NormalActor if isinstance(action_space, gym.spaces.Box) else CategoricalActor
+    return make(
+        observation_space, action_space, hidden, algorithm, generator=generator, device=device
+    )
+
+
+def _heads(space: gym.Space[Any], algorithm: str) -> tuple[list[int], list[int]]:
+    if isinstance(space, gym.spaces.Discrete):
+        return [int(space.n)], [int(space.start)]
+    if isinstance(space, gym.spaces.MultiDiscrete) and space.nvec.ndim == 1:
+        return space.nvec.tolist(), np.broadcast_to(space.start, space.nvec.shape).tolist()
+    raise UserError(
+        f"{algorithm} needs Box, Discrete or (flat) MultiDiscrete actions, an agent has {space}"
+    )
+
+
+def _orthogonal(
+    fan_in: int, fan_out: int, gain: float, generator: torch.Generator, device: torch.device
+) -> nn.Linear:
+    layer = nn.Linear(fan_in, fan_out, device="meta")
+    weight = nn.init.orthogonal_(torch.empty(fan_out, fan_in), gain, generator=generator)
+    layer.weight = nn.Parameter(weight.to(device))
+    layer.bias = nn.Parameter(torch.zeros(fan_out, device=device))
+    return layer
+
+
+def _straight_through(noisy: Tensor) -> Tensor:
+    soft = noisy.softmax(1)
+    hard = F.one_hot(soft.argmax(1), soft.shape[1]).to(soft.dtype)
+    return hard + soft - soft.detach()
