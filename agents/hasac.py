@@ -266,32 +266,44 @@ class HASAC:
         """Every agent's turn (section 4.3); what each has to report."""
         views = self._views(batch.obs)
         alive = alive_of(batch.obs, self.names, len(batch.discount), self.device)
+        # Until its turn an agent's policy stays as it is: one pass serves its first draw and turn.
+        outputs = [self.actors[name](own(batch.obs, name)) for name in self.names]
         with torch.no_grad():
-            state_part = self.critic.state_part(views.flatten(0, 1))
-            parts = [self._action_part(batch.obs, i, len(views)) for i in range(len(self.names))]
+            first = self.critic.state_part(views.flatten(0, 1))
+            # Nobody needs the first draw of whoever comes first, or the last of whoever comes last.
+            drawn = order if self.config.order == "simultaneous" else order[1:]
+            parts = {i: self._action_part(batch.obs, i, outputs[i], views) for i in drawn}
         found = []
         for i in order:
             # The sum of the critics' first layer but for this agent's action.
-            others = sum((part for j, part in enumerate(parts) if j != i), start=state_part)
+            others = sum((part for j, part in parts.items() if j != i), start=first)
             weight = alive[:, i] / alive[:, i].mean().clamp(min=1e-8)
-            found.append(self._turn(batch.obs, i, others, weight, temperatures[self.names[i]]))
-            if self.config.order != "simultaneous":
+            temperature = temperatures[self.names[i]]
+            found.append(self._turn(batch.obs, i, outputs[i], others, weight, temperature))
+            if self.config.order != "simultaneous" and i != order[-1]:
                 with torch.no_grad():
-                    parts[i] = self._action_part(batch.obs, i, len(views))
+                    output = self.actors[self.names[i]](own(batch.obs, self.names[i]))
+                parts[i] = self._action_part(batch.obs, i, output, views)
         return found
 
     def _turn(
-        self, obs: Tree, i: int, others: Tensor, weight: Tensor, temperature: Tensor
+        self,
+        obs: Tree,
+        i: int,
+        output: Tensor,
+        others: Tensor,
+        weight: Tensor,
+        temperature: Tensor,
     ) -> dict[str, Tensor]:
         """One step of agent i's policy and temperature.
 
         Args:
+            output: of the agent's network for ``obs``.
             others: (K, views * B, units) sum of the first layer but for the agent's action.
             weight: (B,) 0 where the agent is dead; the mean is 1.
         """
         name, actor = self.names[i], self.actors[self.names[i]]
         mask = mask_of(obs, name)
-        output = actor(own(obs, name))
         if self._is_exact(actor):
             assert isinstance(actor, CategoricalActor)
             log_pi = actor.log_pi(output, mask)
@@ -327,11 +339,12 @@ class HASAC:
         own_view = len(value) > 1 and self.config.actor_views == "own"
         return value[i] if own_view else value.mean(0)
 
-    def _action_part(self, obs: Tree, i: int, views: int) -> Tensor:
-        """(K, views * B, units) share of agent i's fresh action in the critics' first layer."""
-        name, actor = self.names[i], self.actors[self.names[i]]
-        action, _ = actor.sample(actor(own(obs, name)), mask_of(obs, name), self.noise)
-        return self.critic.action_part(i, action).repeat(1, views, 1)
+    @torch.no_grad()
+    def _action_part(self, obs: Tree, i: int, output: Tensor, views: Tensor) -> Tensor:
+        """(K, views * B, units) share of a draw of agent i in the critics' first layer."""
+        name = self.names[i]
+        action, _ = self.actors[name].sample(output, mask_of(obs, name), self.noise)
+        return self.critic.action_part(i, action).repeat(1, len(views), 1)
 
     def _values(self, critic: JointCritic, views: Tensor, actions: list[Tensor]) -> Tensor:
         """(K, views, B) values."""

@@ -47,11 +47,13 @@ class JointCritic(nn.Module):
         """(K, size, units) the rows of the first layer for the agent's action. Row k is the share
         of the k-th one-hot action."""
         start = self.state_size + sum(self.action_sizes[:agent])
-        return self.net.weights[0][:, start : start + self.action_sizes[agent]]
+        weight: Tensor = self.net.weights[0]
+        return weight[:, start : start + self.action_sizes[agent]]
 
     def action_part(self, agent: int, action: Tensor) -> Tensor:
         """(B, size) to its share of the first layer's sum: (K, B, units)."""
-        return action @ self.weight_of(agent)
+        part: Tensor = action @ self.weight_of(agent)
+        return part
 
     def rest(self, first: Tensor) -> Tensor:
         """(K, B, units) sums of the first layer to (K, B) values."""

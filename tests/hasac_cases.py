@@ -132,10 +132,10 @@ class Naive:
         self.step(loss, a.critic_optimizer)
 
         with torch.no_grad():
-            current = []
-            for name in a.names:
-                actor, output, mask = self.policy(batch.obs, name)
-                current.append(actor.sample(output, mask, a.noise)[0])
+            current = [torch.zeros(len(alive), actor.size) for actor in a.actors.values()]
+            for i in order[1:]:  # the first in order replaces its action at once
+                actor, output, mask = self.policy(batch.obs, a.names[i])
+                current[i] = actor.sample(output, mask, a.noise)[0]
         for i in order:
             name = a.names[i]
             actor, output, mask = self.policy(batch.obs, name)
@@ -158,6 +158,8 @@ class Naive:
             self.step((w * soft).sum(), a.actor_optimizers[name])
             excess = log_prob + actor.target_entropy(a.shares[name], mask)
             a.temperatures[name].update(w * len(w) * excess)
+            if i == order[-1]:
+                break
             with torch.no_grad():
                 actor, output, mask = self.policy(batch.obs, name)
                 current[i] = actor.sample(output, mask, a.noise)[0]

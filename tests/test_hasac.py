@@ -1,12 +1,17 @@
 """HASAC: its update against a naive one, its temperatures, masks, views and saved states."""
 
+import copy
+from collections import OrderedDict
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from gymnasium.spaces import Box, Discrete
 from hasac_cases import MIXED, Naive, make_batch, make_spaces
 
 from rlsuite.agents.hasac import HASAC, HASACConfig
+from rlsuite.errors import UserError
 
 SMALL = {"hidden": (16, 16), "lr_actor": 1e-2, "lr_critic": 1e-2, "initial_temperature": 0.3}
 
@@ -40,3 +45,158 @@ def test_update_equals_the_naive_one(gradient: Any, views: bool, masked: bool) -
     a, b = tensors(ours.state_dict()), tensors(theirs.agent.state_dict())
     for name in a:
         torch.testing.assert_close(a[name], b[name], rtol=2e-4, atol=2e-5, msg=name)
+
+
+def parameters(agent: HASAC, name: str) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in agent.actors[name].parameters()]).clone()
+
+
+def test_a_turn_moves_its_own_agent_alone() -> None:
+    """Neither the other policies nor, beyond the critics' own step, the critics move in a turn."""
+    spaces = make_spaces(MIXED)
+    agents = [HASAC(*spaces, HASACConfig(**SMALL), seed=3) for _ in range(2)]
+    before = {name: parameters(agents[0], name) for name in MIXED}
+    agents[0].learn(make_batch(*spaces), [1])
+    agents[1].learn(make_batch(*spaces), [2])
+    after = {name: parameters(agents[0], name) for name in MIXED}
+    changed = [name for name in MIXED if not torch.equal(before[name], after[name])]
+    assert changed == ["discrete"]
+    for a, b in zip(agents[0].critic.parameters(), agents[1].critic.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize(
+    ("order", "drawn"), [("random", [1, 2, 0, 1]), ("simultaneous", [0, 1, 2])]
+)
+def test_successors_see_the_new_actions_of_their_predecessors(order: Any, drawn: list[int]) -> None:
+    """In turns 0, 1, 2: draws of the old policies 1 and 2, then of the new 0 and the new 1."""
+    spaces = make_spaces(MIXED)
+    agent = HASAC(*spaces, HASACConfig(order=order, **SMALL), seed=3)
+    seen: list[tuple[int, torch.Tensor]] = []
+    draw = agent._action_part
+
+    def spy(obs: Any, i: int, output: torch.Tensor, views: torch.Tensor) -> torch.Tensor:
+        seen.append((i, output.detach().clone()))
+        return draw(obs, i, output, views)
+
+    agent._action_part = spy
+    batch = make_batch(*spaces)
+    agent.learn(batch, [0, 1, 2])
+    assert [i for i, _ in seen] == drawn
+    if order == "random":
+        assert not torch.equal(seen[0][1], seen[3][1])
+        new = agent.actors["discrete"](batch.obs["agents"]["discrete"])
+        torch.testing.assert_close(seen[3][1], new.detach())
+
+
+def test_orders_are_uniform() -> None:
+    """600 updates: each of the 6 orders 100 times, within 5 standard deviations (46)."""
+    spaces = make_spaces(MIXED)
+    agent = HASAC(*spaces, HASACConfig(**SMALL), seed=3)
+    orders: list[tuple[int, ...]] = []
+    agent.learn = lambda batch, order: orders.append(tuple(order))
+    for _ in range(600):
+        agent.update(make_batch(*spaces, n=2))
+    counts = [orders.count(order) for order in set(orders)]
+    assert len(counts) == 6 and max(abs(count - 100) for count in counts) < 46
+
+
+def test_a_saved_state_continues_bit_for_bit() -> None:
+    spaces = make_spaces(MIXED, views=True, masked=True)
+    config = HASACConfig(normalize_values=True, critic_loss="huber", **SMALL)
+    agent, other = HASAC(*spaces, config, seed=0), HASAC(*spaces, config, seed=1)
+    agent.update(make_batch(*spaces, seed=0))
+    other.load_state_dict(copy.deepcopy(agent.state_dict()))
+    for seed in (1, 2):
+        agent.update(make_batch(*spaces, seed=seed))
+        other.update(make_batch(*spaces, seed=seed))
+    a, b = tensors(agent.state_dict()), tensors(other.state_dict())
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    obs = make_batch(*spaces).obs
+    (mine, _), (theirs, _) = agent.act(obs), other.act(obs)
+    assert all(torch.equal(mine[name], theirs[name]) for name in mine)
+
+
+def test_actions_are_of_their_spaces_and_available() -> None:
+    spaces = make_spaces(MIXED, masked=True)
+    agent = HASAC(*spaces, HASACConfig(**SMALL))
+    obs = make_batch(*spaces, n=500).obs
+    for explore in (True, False):
+        actions, extra = agent.act(obs, explore=explore)
+        assert extra == {}
+        for name, (_, space) in MIXED.items():
+            values = actions[name].numpy()
+            assert all(space.contains(value.astype(space.dtype)) for value in values)
+        mask = obs["mask"]["discrete"]
+        taken = actions["discrete"] - 2
+        assert mask.gather(1, taken[:, None]).all()
+
+
+def test_the_entropy_to_hold_follows_what_is_available() -> None:
+    """Row 1 of the known defects: the target was 0 for Discrete, log(heads) for MultiDiscrete."""
+    actors = HASAC(*make_spaces(MIXED)).actors
+    assert actors["box"].target_entropy(0.3, None) == -2.0
+    assert actors["discrete"].target_entropy(0.3, None) == pytest.approx(0.3 * np.log(5))
+    assert actors["multi"].target_entropy(0.3, None) == pytest.approx(0.3 * np.log(6))
+    mask = torch.tensor([[1, 0, 1, 1, 1], [1, 0, 0, 0, 1]], dtype=torch.int8)
+    found = actors["multi"].target_entropy(0.5, mask)
+    torch.testing.assert_close(found, 0.5 * torch.tensor([2.0 * 2, 1.0 * 1]).log())
+
+
+def test_log_probabilities_of_heads_are_summed() -> None:
+    """Row 7 of the known defects: heads were broadcast against the critics' values."""
+    actor = HASAC(*make_spaces(MIXED)).actors["multi"]
+    logits = torch.tensor([[0.0, 0.0, 0.0, 0.0, 0.0]])
+    _, log_prob = actor.sample(logits, None, torch.Generator())
+    torch.testing.assert_close(log_prob, -torch.tensor([6.0]).log())
+
+
+def test_the_dead_do_not_teach() -> None:
+    """What a dead agent observes changes neither its own policy nor, with views, the critics."""
+    spaces = make_spaces(MIXED, views=True, masked=True)
+    ends = []
+    for garbage in (0.0, 1.0):
+        agent = HASAC(*spaces, HASACConfig(**SMALL))
+        batch = make_batch(*spaces)
+        obs: Any = batch.obs
+        dead = obs["alive"][:, 0] == 0
+        obs["state"]["box"][dead] += garbage
+        obs["agents"]["box"][dead] += garbage
+        obs["alive"][:, 1:] = 1
+        agent.learn(batch, [0])
+        ends.append((parameters(agent, "box"), [p.clone() for p in agent.critic.parameters()]))
+    torch.testing.assert_close(ends[0][1], ends[1][1])
+
+
+def test_the_sum_over_actions_is_what_samples_give_on_average() -> None:
+    """The gradient of a Discrete policy's loss beside the mean of 20,000 score-function estimates:
+    within 5 standard errors."""
+    agents = OrderedDict(only=(Box(-1, 1, (1,)), Discrete(3)))
+    agent = HASAC(*make_spaces(agents), HASACConfig(hidden=(8,)))
+    actor = agent.actors["only"]
+    logits = torch.tensor([[0.3, -0.5, 0.1]], requires_grad=True)
+    value = torch.tensor([1.0, -2.0, 0.5])
+    log_pi = actor.log_pi(logits, None)
+    exact = torch.autograd.grad((log_pi.exp() * (0.2 * log_pi - value)).sum(), logits)[0][0]
+    many = logits.detach().repeat(20_000, 1).requires_grad_()
+    score = torch.autograd.grad(
+        (actor.log_pi(many, None) * _one_hot(actor, many)).sum(),
+        many,
+    )[0]
+    taken = _one_hot(actor, many, seed=0)
+    gain = (0.2 * (actor.log_pi(many, None) * taken).sum(1) - (taken * value).sum(1)).detach()
+    samples = score * gain[:, None]
+    error = samples.std(0) / len(samples) ** 0.5
+    assert ((samples.mean(0) - exact).abs() < 5 * error).all()
+
+
+def _one_hot(actor: Any, output: torch.Tensor, seed: int = 0) -> torch.Tensor:
+    encoding, _ = actor.sample(output.detach(), None, torch.Generator().manual_seed(seed))
+    return encoding
+
+
+def test_bad_spaces_are_named() -> None:
+    with pytest.raises(UserError, match="HASAC needs an environment of several agents"):
+        HASAC(Box(-1, 1, (2,)), Discrete(2))
+    with pytest.raises(UserError, match="entropy_share names a; the agents are box, discrete"):
+        HASAC(*make_spaces(MIXED), HASACConfig(entropy_share={"a": 0.1}))
