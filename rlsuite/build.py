@@ -25,6 +25,7 @@ from rlsuite.envs import (
     AtariVectorEnv,
     NormalizedVectorEnv,
     ObsNorm,
+    ParticleVectorEnv,
     RewardNorm,
     SerialVectorEnv,
     WorkerVectorEnv,
@@ -47,6 +48,8 @@ def env_maker(config: EnvConfig, render_mode: str | None = None) -> Callable[[],
     """What builds one environment; it can be sent to another process."""
     if config.is_atari:
         return functools.partial(make_watched, config.id, config.atari_protocol, render_mode)
+    if config.is_particles:
+        raise UserError(f"{config.id} cannot be shown: it has no pictures")
     return functools.partial(
         make_env,
         config.id,
@@ -56,25 +59,31 @@ def env_maker(config: EnvConfig, render_mode: str | None = None) -> Callable[[],
     )
 
 
-def _build_atari(
+def _build_native(
     config: EnvConfig, num_envs: int, seed: int = 0, *, groups: int = 1, training: bool = True
-) -> AtariVectorEnv:
-    return AtariVectorEnv(
-        config.id,
-        num_envs,
-        seed,
-        protocol=config.atari_protocol,
-        groups=groups,
-        training=training,
-        step_limit=config.time_limit or STEP_LIMIT,
-    )
+) -> VectorEnv | None:
+    """Environments that come as a vector; None for those that come one by one."""
+    if config.is_atari:
+        return AtariVectorEnv(
+            config.id,
+            num_envs,
+            seed,
+            protocol=config.atari_protocol,
+            groups=groups,
+            training=training,
+            step_limit=config.time_limit or STEP_LIMIT,
+        )
+    if config.is_particles:
+        return ParticleVectorEnv(config.id.removeprefix("mpe/"), num_envs, seed, **config.kwargs)
+    return None
 
 
 def build_envs(experiment: Experiment) -> VectorEnv:
     """The training environments. Raises UserError for environments that cannot be made."""
     config, seed = experiment.env, derive_seed(experiment.run.seed, "training envs", bits=31)
-    if config.is_atari:
-        return _build_atari(config, config.num_envs, seed, groups=config.groups)
+    native = _build_native(config, config.num_envs, seed, groups=config.groups)
+    if native is not None:
+        return native
     make = env_maker(config)
     resumable = is_resumable(make, seed)
     envs: VectorEnv
@@ -127,8 +136,9 @@ def build_replay(experiment: Experiment, spec: Spec) -> Replay:
 def build_evaluation(experiment: Experiment, envs: VectorEnv | None) -> VectorEnv:
     """One environment an evaluation episode; with the training environments' normalisation."""
     episodes = experiment.run.evaluation_episodes
-    if experiment.env.is_atari:
-        return _build_atari(experiment.env, episodes, training=False)
+    native = _build_native(experiment.env, episodes, training=False)
+    if native is not None:
+        return native
     made: VectorEnv = SerialVectorEnv(env_maker(experiment.env), episodes)
     return envs.frozen(made) if isinstance(envs, NormalizedVectorEnv) else made
 
@@ -235,8 +245,7 @@ def _load_agent(experiment: Experiment, state: dict[str, Any]) -> Any:
 
 
 def _find_spec(config: EnvConfig) -> Spec:
-    envs: VectorEnv
-    envs = _build_atari(config, 1) if config.is_atari else SerialVectorEnv(env_maker(config), 1)
+    envs = _build_native(config, 1) or SerialVectorEnv(env_maker(config), 1)
     envs.close()
     return envs.spec
 

@@ -27,7 +27,8 @@ class EnvConfig:
     """Which environments to train in."""
 
     id: str
-    """A Gymnasium id, or an import path package.module:make."""
+    """A Gymnasium id, an import path package.module:make, or a particle environment of several
+    agents: mpe/spread, mpe/reference, mpe/speaker_listener."""
     protocol: Literal["dqn", "machado2018"] | None = None
     """How Atari games are played: "dqn" without sticky actions, with the game's own actions, up to
     30 no-ops at the beginning, and lost lives that end the bootstrapping; "machado2018" with sticky
@@ -52,6 +53,11 @@ class EnvConfig:
     def is_atari(self) -> bool:
         """Whether ``AtariVectorEnv`` plays it."""
         return self.id.startswith("ALE/")
+
+    @property
+    def is_particles(self) -> bool:
+        """Whether ``ParticleVectorEnv`` steps it."""
+        return self.id.startswith("mpe/")
 
     @property
     def atari_protocol(self) -> Literal["dqn", "machado2018"]:
@@ -267,6 +273,22 @@ def _explain(error: ValidationError, section: str, sections: Mapping[str, type])
     ]
 
 
+ATARI = {
+    "kwargs": "env.protocol says how the game is played",
+    "workers": "it has its own threads",
+    "normalize_obs": "its observations are images, scaled by the network",
+    "normalize_reward": "its rewards are clipped to their sign",
+}
+"""Settings that make no sense for Atari games, and why."""
+PARTICLES = {
+    "workers": "all its environments are stepped at once",
+    "time_limit": "its episodes have 25 steps",
+    "normalize_obs": "its observations have unit scale",
+    "normalize_reward": "its rewards have unit scale",
+}
+"""The same for the particle environments."""
+
+
 def _check_env(env: EnvConfig) -> list[str]:
     problems = []
     if not env.is_atari:
@@ -280,18 +302,15 @@ def _check_env(env: EnvConfig) -> list[str]:
                 f"env.workers ({env.workers}) must be less than env.num_envs ({env.num_envs}): "
                 "the main process steps some too"
             )
-        return problems
-    reasons = {
-        "kwargs": "env.protocol says how the game is played",
-        "workers": "it has its own threads",
-        "normalize_obs": "its observations are images, scaled by the network",
-        "normalize_reward": "its rewards are clipped to their sign",
-    }
+        if not env.is_particles:
+            return problems
     problems += [
-        f"env.{name} cannot be set for the Atari game {env.id}: {reason}"
-        for name, reason in reasons.items()
+        f"env.{name} cannot be set for {env.id}: {reason}"
+        for name, reason in (PARTICLES if env.is_particles else ATARI).items()
         if getattr(env, name)
     ]
+    if env.is_particles and not env.kwargs.keys() <= {"continuous"}:
+        problems.append(f"env.kwargs of {env.id} can have continuous alone, not {env.kwargs}")
     if env.num_envs % env.groups:
         problems.append(
             f"env.num_envs ({env.num_envs}) must be a multiple of env.groups ({env.groups})"

@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # A module may import those of lower layers, and earlier ones of its own layer.
 LAYERS: list[list[str]] = [
     ["errors", "types", "tree", "rng", "settings"],
-    ["nets", "distributions", "optim", "parts", "policies", "stats"],
+    ["nets", "distributions", "optim", "parts", "policies", "actors", "joint_critic", "stats"],
     [
         "buffers.uniform",
         "buffers.reshuffle",
@@ -51,6 +51,7 @@ LAYERS: list[list[str]] = [
         "agents.dqn",
         "agents.c51",
         "agents.discrete_sac",
+        "agents.hasac",
         "agents",
     ],
     ["logger", "checkpoint", "evaluate", "run", "loops"],
