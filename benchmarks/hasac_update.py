@@ -1,0 +1,207 @@
+"""Time of one HASAC update, ours beside the same update written plainly.
+
+    python benchmarks/hasac_update.py
+
+Three agents of MPE's spread, batch 256, two layers of 128, one thread. The plain form has a network
+for every critic, concatenates the state and all actions for every value, makes every draw anew,
+backpropagates with ``backward`` and steps torch's default Adam. Both start from the same weights
+and noise; after the first updates all weights must agree to 1e-4, then the forms take turns. Writes
+benchmarks/results/hasac-update.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rlsuite.agents.hasac import HASAC, HASACConfig
+from rlsuite.buffers import Replay, UniformSampler
+from rlsuite.envs import ParticleVectorEnv
+from rlsuite.types import Batch
+
+COMMIT = ["git", "describe", "--always", "--dirty", "--abbrev=40"]
+CONFIG = HASACConfig(hidden=(128, 128))
+
+
+class Plain:
+    """HASAC's update, step by step as in the paper."""
+
+    def __init__(self, agent: HASAC) -> None:
+        """From the agent's weights and generators."""
+        self.agent = agent
+        self.critics = [critic_of(agent.critic.net, k) for k in range(CONFIG.critics)]
+        self.targets = [critic_of(agent.target.net, k) for k in range(CONFIG.critics)]
+        params = [p for critic in self.critics for p in critic.parameters()]
+        self.critic_optimizer = torch.optim.Adam(params, CONFIG.lr_critic)
+        self.optimizers = {
+            name: torch.optim.Adam(actor.parameters(), CONFIG.lr_actor)
+            for name, actor in agent.actors.items()
+        }
+        self.log_alphas = {
+            name: nn.Parameter(torch.tensor(CONFIG.initial_temperature).log())
+            for name in agent.names
+        }
+        self.alpha_optimizers = {
+            name: torch.optim.Adam([p], CONFIG.lr_temperature)
+            for name, p in self.log_alphas.items()
+        }
+
+    def policy(self, obs: Any, name: str) -> tuple[Tensor, Tensor, Tensor | None]:
+        """An action, its log probability, and if there are few actions all of theirs."""
+        actor = self.agent.actors[name]
+        output = actor(obs["agents"][name])
+        action, log_prob = actor.sample(output, None, self.agent.noise)
+        log_pi = actor.log_pi(output, None) if hasattr(actor, "log_pi") else None
+        return action, log_prob, log_pi
+
+    def value(self, critics: list[nn.Sequential], obs: Any, actions: list[Tensor]) -> list[Tensor]:
+        x = torch.cat([obs["state"], *actions], 1)
+        return [critic(x).squeeze(1) for critic in critics]
+
+    def step(self, loss: Tensor, optimizer: torch.optim.Optimizer) -> None:
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    def update(self, batch: Batch) -> None:
+        agent, names = self.agent, self.agent.names
+        order = torch.randperm(len(names), generator=agent.orders).tolist()
+        alpha = {name: p.detach().exp() for name, p in self.log_alphas.items()}
+        with torch.no_grad():
+            next_actions, bonus = [], torch.zeros_like(batch.reward)
+            for name in names:
+                action, log_prob, log_pi = self.policy(batch.next_obs, name)
+                if log_pi is not None:
+                    log_prob = (log_pi.exp() * log_pi).sum(1)
+                next_actions.append(action)
+                bonus = bonus - alpha[name] * log_prob
+            next_value = torch.min(*self.value(self.targets, batch.next_obs, next_actions))
+            target = batch.reward + batch.discount * (next_value + bonus)
+        taken = [agent.actors[name].encode(batch.action[name]) for name in names]
+        values = self.value(self.critics, batch.obs, taken)
+        loss = sum((batch.weight * 0.5 * (value - target) ** 2).mean() for value in values)
+        self.step(loss, self.critic_optimizer)
+
+        with torch.no_grad():
+            # Ours leaves out the draws that nobody needs; the noise of the others must agree.
+            actions = [torch.zeros_like(action) for action in taken]
+            for i in order[1:]:
+                actions[i] = self.policy(batch.obs, names[i])[0]
+        for i in order:
+            self.turn(batch, i, actions, alpha[names[i]])
+            if i != order[-1]:
+                with torch.no_grad():
+                    actions[i] = self.policy(batch.obs, names[i])[0]
+        with torch.no_grad():
+            for slow, fast in zip(self.targets, self.critics, strict=True):
+                for p, q in zip(slow.parameters(), fast.parameters(), strict=True):
+                    p.mul_(1 - CONFIG.target_rate).add_(CONFIG.target_rate * q)
+
+    def turn(self, batch: Batch, i: int, actions: list[Tensor], alpha: Tensor) -> None:
+        name = self.agent.names[i]
+        actor = self.agent.actors[name]
+        if hasattr(actor, "log_pi"):
+            log_pi = actor.log_pi(actor(batch.obs["agents"][name]), None)
+            values = []
+            for k in range(actor.size):
+                one = F.one_hot(torch.tensor(k), actor.size).float().expand(len(log_pi), -1)
+                joint = [*actions[:i], one, *actions[i + 1 :]]
+                values.append(torch.min(*self.value(self.critics, batch.obs, joint)))
+            soft = (log_pi.exp() * (alpha * log_pi - torch.stack(values, 1))).sum(1)
+            log_prob = (log_pi.exp() * log_pi).sum(1)
+        else:
+            action, log_prob, _ = self.policy(batch.obs, name)
+            joint = [*actions[:i], action, *actions[i + 1 :]]
+            soft = alpha * log_prob - torch.min(*self.value(self.critics, batch.obs, joint))
+        self.step(soft.mean(), self.optimizers[name])
+        excess = (log_prob + actor.target_entropy(self.agent.shares[name], None)).detach()
+        self.step(-(self.log_alphas[name] * excess).mean(), self.alpha_optimizers[name])
+
+    def weights(self) -> list[Tensor]:
+        """Of actors, critics and temperatures."""
+        actors = [p for actor in self.agent.actors.values() for p in actor.parameters()]
+        return [*actors, *self.critics[0][0].parameters(), *self.log_alphas.values()]
+
+
+def critic_of(net: Any, k: int) -> nn.Sequential:
+    """Member k of an ensemble as a network of its own."""
+    layers: list[nn.Module] = []
+    for weight, bias in zip(net.weights, net.biases, strict=True):
+        layer = nn.Linear(*weight.shape[1:])
+        layer.weight.data, layer.bias.data = (
+            weight[k].T.detach().clone(),
+            bias[k, 0].detach().clone(),
+        )
+        layers += [nn.ReLU()] * bool(layers) + [layer]
+    return nn.Sequential(*layers)
+
+
+def weights_of(agent: HASAC) -> list[Tensor]:
+    actors = [p for actor in agent.actors.values() for p in actor.parameters()]
+    first = [agent.critic.net.weights[0][0].T, agent.critic.net.biases[0][0, 0]]
+    return [*actors, *first, *(t.log_value[0] for t in agent.temperatures.values())]
+
+
+def measure(continuous: bool, rounds: int, updates: int) -> dict[str, Any]:
+    envs = ParticleVectorEnv("spread", 20, continuous=continuous)
+    replay = Replay(10_000, UniformSampler(), num_envs=20, discount=0.95)
+    envs.reset()
+    for _ in range(500):
+        replay.add(envs.step(envs.sample_actions()).step)
+    spaces = envs.spec.observation_space, envs.spec.action_space
+    ours, plain = HASAC(*spaces, CONFIG), Plain(HASAC(*spaces, CONFIG))
+    batch = replay.sample(256)
+    for _ in range(5):
+        ours.update(batch)
+        plain.update(batch)
+    pairs = zip(weights_of(ours), plain.weights(), strict=True)
+    difference = max(float((a - b).detach().abs().max()) for a, b in pairs)
+    assert difference < 1e-4, difference
+    times: dict[str, list[float]] = {"ours": [], "plain": []}
+    for _ in range(rounds):
+        for name, update in (("ours", ours.update), ("plain", plain.update)):
+            began = time.perf_counter()
+            for _ in range(updates):
+                update(batch)
+            times[name].append((time.perf_counter() - began) / updates)
+    ratios = [b / a for a, b in zip(times["ours"], times["plain"], strict=True)]
+    return {
+        "seconds": {name: statistics.median(each) for name, each in times.items()},
+        "ratio": statistics.median(ratios),
+        "ratios": ratios,
+        "greatest difference of a weight": difference,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--updates", type=int, default=50)
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/hasac-update.json"))
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    result: dict[str, Any] = {"command": "python benchmarks/hasac_update.py"}
+    result["commit"] = subprocess.run(COMMIT, capture_output=True, text=True).stdout.strip()
+    for name, continuous in (("continuous", True), ("discrete", False)):
+        result[name] = found = measure(continuous, options.rounds, options.updates)
+        milliseconds = {who: 1e3 * value for who, value in found["seconds"].items()}
+        print(
+            f"{name:<11} ours {milliseconds['ours']:.1f} ms, plain {milliseconds['plain']:.1f} ms, "
+            f"ratio {found['ratio']:.2f}"
+        )
+    options.out.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
