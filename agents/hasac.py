@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 import gymnasium as gym
+import numpy as np
 import torch
 import torch.nn.functional as F
 from pydantic import Field
@@ -32,7 +33,7 @@ from rlsuite.parts import (
     move_target,
 )
 from rlsuite.policies import observation_size
-from rlsuite.rng import generator
+from rlsuite.rng import derive_seed, generator
 from rlsuite.settings import Fraction, NonNegative, Positive, PositiveCount, settings
 from rlsuite.tree import flatten_features, to_device
 from rlsuite.types import Batch, State, Tree, Update
@@ -155,8 +156,8 @@ class HASAC:
         self.shares = _shares(config.entropy_share, self.names)
         self.value_norm = ValueNorm(self.device) if config.normalize_values else None
         self.noise = generator(seed, "hasac noise", device=self.device)
-        # On the CPU, for the order decides what the host does next.
-        self.orders = generator(seed, "hasac orders")
+        # The host's own, for the order decides what it does next.
+        self.orders = np.random.Generator(np.random.PCG64(derive_seed(seed, "hasac orders")))
 
     def _make_temperature(self) -> FixedTemperature | LearnedTemperature | AnnealedTemperature:
         config = self.config
@@ -195,7 +196,7 @@ class HASAC:
         numbers = range(len(self.names))
         order = list(numbers)
         if self.config.order == "random":
-            order = torch.randperm(len(order), generator=self.orders).tolist()
+            order = self.orders.permutation(len(order)).tolist()
         return self.learn(batch, order)
 
     def learn(self, batch: Batch, order: Sequence[int]) -> Update:
@@ -384,7 +385,7 @@ class HASAC:
             "temperatures": {name: part.state_dict() for name, part in self.temperatures.items()},
             "value_norm": self.value_norm.state_dict() if self.value_norm else {},
             "noise": self.noise.get_state(),
-            "orders": self.orders.get_state(),
+            "orders": self.orders.bit_generator.state,
         }
 
     def load_state_dict(self, state: State) -> None:
@@ -399,7 +400,7 @@ class HASAC:
         if self.value_norm:
             self.value_norm.load_state_dict(state["value_norm"])
         self.noise.set_state(state["noise"])
-        self.orders.set_state(state["orders"])
+        self.orders.bit_generator.state = state["orders"]
 
 
 def agent_spaces(

@@ -74,7 +74,7 @@ class Plain:
 
     def update(self, batch: Batch) -> None:
         agent, names = self.agent, self.agent.names
-        order = torch.randperm(len(names), generator=agent.orders).tolist()
+        order = agent.orders.permutation(len(names)).tolist()
         alpha = {name: p.detach().exp() for name, p in self.log_alphas.items()}
         with torch.no_grad():
             next_actions, bonus = [], torch.zeros_like(batch.reward)

@@ -108,7 +108,7 @@ class Naive:
 
     def update(self, batch: Batch) -> dict[str, float]:
         a, config = self.agent, self.agent.config
-        order = torch.randperm(len(a.names), generator=a.orders).tolist()
+        order = a.orders.permutation(len(a.names)).tolist()
         alpha = {n: a.temperatures[n].value() for n in a.names}
         with torch.no_grad():
             next_actions, entropy = [], 0.0

@@ -10,10 +10,12 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import gymnasium as gym
+import numpy as np
 import pytest
 import torch
 from family_cases import SMALL as FAMILY
 from family_cases import draws, tensors
+from hasac_cases import MIXED, draw, make_spaces
 from sac_cases import ACT, OBS, make_batch, make_noise, weights
 from torch import Tensor
 from torch._subclasses.fake_tensor import (
@@ -27,6 +29,7 @@ from torch.utils._pytree import tree_leaves
 from rlsuite.agents.c51 import C51, C51Config
 from rlsuite.agents.discrete_sac import DiscreteSAC, DiscreteSACConfig
 from rlsuite.agents.dqn import DQN, DQNConfig
+from rlsuite.agents.hasac import HASAC, HASACConfig
 from rlsuite.agents.sac import SAC, SACConfig
 from rlsuite.buffers import (
     DenseRRMSampler,
@@ -290,6 +293,35 @@ def test_discrete_actions_on_the_fake_device(
     for part in vars(agent).values():
         if isinstance(part, torch.nn.Module):
             found += part.parameters()
+    assert {t.device.type for t in found} == {fakegpu}
+
+
+@pytest.mark.parametrize("views", [False, True])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"gradient": "gumbel", "normalize_values": True, "critic_loss": "huber"},
+        {"order": "simultaneous", "temperature": "annealed", "max_grad_norm": 1.0},
+    ],
+)
+def test_several_agents_on_the_fake_device(
+    fakegpu: str, settings: dict[str, Any], views: bool
+) -> None:
+    spaces = make_spaces(MIXED, views=views, masked=True)
+    agent = HASAC(*spaces, HASACConfig(hidden=(16,), **settings), device=fakegpu)
+    replay = Replay(8, ReshuffleSampler(), num_envs=2, device=fakegpu)
+    rng = np.random.default_rng(0)
+    obs, action = draw(spaces[0], 2, rng), draw(spaces[1], 2, rng)
+    over = torch.zeros(2, dtype=torch.bool)
+    with NoWaiting():
+        for _ in range(5):
+            agent.act(obs)
+            replay.add(Step(obs, action, torch.zeros(2), obs, over, over))
+            batch = replay.sample(4)
+            update = agent.update(batch)
+            replay.update(batch, update.priority)
+    found = [*update.metrics.values(), update.priority, *agent.critic.parameters()]
     assert {t.device.type for t in found} == {fakegpu}
 
 

@@ -57,6 +57,8 @@ GATES = {
     "discrete_sac-cartpole": Gate("discrete_sac/cartpole", 4_000, 120),
     # A random policy is at -500, and so is seed 0 without bootstrapping; here -105 to -141.
     "dqn-acrobot": Gate("dqn/acrobot", 8_000, -250),
+    # A random policy is at -79, an untrained one at -70 or less.
+    "hasac-spread": Gate("hasac/spread", 25_000, -62),
     # A random policy is at -0.8, seed 0 without bootstrapping at -0.24; here all three are at 1.
     "dqn-catch": Gate(CATCH, 7_000, 0.6),
 }

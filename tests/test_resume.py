@@ -74,6 +74,19 @@ critic_updates_per_policy_update = 3
 [replay]
 capacity = 701
 """,
+    "hasac": """
+algorithm = "hasac"
+[env]
+id = "mpe/reference"
+num_envs = 3
+kwargs = { continuous = false }
+[agent]
+hidden = [16]
+[replay]
+capacity = 701
+sampler = "prioritized"
+n_step = 2
+""",
     "crossq": """
 algorithm = "crossq"
 [env]
