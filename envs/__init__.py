@@ -5,21 +5,28 @@ if __name__ == "envs":
 
 from rlsuite.envs.atari import AtariVectorEnv
 from rlsuite.envs.gym_env import is_resumable, make_env
+from rlsuite.envs.mamujoco import MultiAgentMujoco
 from rlsuite.envs.mpe import ParticleParallelEnv, ParticleVectorEnv, parallel_env
 from rlsuite.envs.normalize import NormalizedVectorEnv, ObsNorm, RewardNorm
+from rlsuite.envs.skirmish import Skirmish
+from rlsuite.envs.team import TeamEnv, check_parallel_env
 from rlsuite.envs.vector import SerialVectorEnv
 from rlsuite.envs.workers import WorkerError, WorkerVectorEnv
 
 __all__ = [
     "AtariVectorEnv",
+    "MultiAgentMujoco",
     "NormalizedVectorEnv",
     "ObsNorm",
     "ParticleParallelEnv",
     "ParticleVectorEnv",
     "RewardNorm",
     "SerialVectorEnv",
+    "Skirmish",
+    "TeamEnv",
     "WorkerError",
     "WorkerVectorEnv",
+    "check_parallel_env",
     "is_resumable",
     "make_env",
     "parallel_env",

@@ -13,6 +13,9 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
+from rlsuite.envs.layout import sample_available
+from rlsuite.envs.team import TeamEnv, is_parallel
+from rlsuite.envs.tuple_env import TupleEnv
 from rlsuite.errors import UserError
 
 
@@ -28,6 +31,8 @@ def make_env(
     ``env_id`` is a Gymnasium id, ``module:id`` where importing the module registers it, or
     ``package.module:make``: a callable that returns an environment. ``time_limit`` (steps) replaces
     the environment's own limit; around the result of a callable a limit is put on top of its own.
+    Environments of several agents, with PettingZoo's parallel methods or with Gymnasium's Tuple
+    spaces, become a ``TeamEnv``; ``kwargs["team_reward"]`` is its argument.
 
     Raises ``UserError`` for an unknown id, a missing extra, an import path that does not lead to an
     environment, arguments that it does not take, or a time limit below 1.
@@ -35,6 +40,7 @@ def make_env(
     if time_limit is not None and (isinstance(time_limit, bool) or time_limit < 1):
         raise UserError(f"time_limit must be a positive number of steps, not {time_limit!r}")
     arguments = dict(kwargs or {})
+    team_reward = arguments.pop("team_reward", None)
     if render_mode is not None:
         arguments["render_mode"] = render_mode
     module, _, name = env_id.rpartition(":")
@@ -42,8 +48,10 @@ def make_env(
         if module:
             make = _imported(env_id, module, name)
             if name not in gym.registry:
-                return _made_by(make, env_id, arguments, time_limit)
-        return _registered(name, arguments, time_limit)
+                env = _made_by(make, env_id, arguments)
+                env = _as_one(env, env_id, team_reward)
+                return env if time_limit is None else gym.wrappers.TimeLimit(env, time_limit)
+        return _as_one(_registered(name, arguments, time_limit), env_id, team_reward)
     except TypeError as error:
         if "unexpected keyword argument" not in str(error):
             raise
@@ -106,17 +114,26 @@ def _imported(env_id: str, module: str, name: str) -> Any:
     return getattr(imported, name)
 
 
-def _made_by(
-    make: Any, env_id: str, arguments: dict[str, Any], time_limit: int | None
-) -> gym.Env[Any, Any]:
+def _made_by(make: Any, env_id: str, arguments: dict[str, Any]) -> Any:
     if not callable(make):
         raise UserError(f"environment {env_id!r} is not callable; name a function or a class")
-    env = make(**arguments)
+    return make(**arguments)
+
+
+def _as_one(env: Any, env_id: str, team_reward: str | None) -> gym.Env[Any, Any]:
+    """The environment; that of several agents as a ``TeamEnv``."""
+    if isinstance(env, gym.Env) and isinstance(env.action_space, gym.spaces.Tuple):
+        env = TupleEnv(env)
+    if is_parallel(env):
+        return TeamEnv(env) if team_reward is None else TeamEnv(env, team_reward)
     if not isinstance(env, gym.Env):
         raise UserError(
-            f"environment {env_id!r} returned {type(env).__name__}, not a gymnasium.Env"
+            f"environment {env_id!r} returned {type(env).__name__}, neither a gymnasium.Env nor an "
+            "environment with PettingZoo's parallel methods"
         )
-    return env if time_limit is None else gym.wrappers.TimeLimit(env, time_limit)
+    if team_reward is not None:
+        raise UserError(f"environment {env_id!r} has one agent: team_reward is for several")
+    return env
 
 
 def _one_line(error: Exception) -> str:
@@ -127,32 +144,38 @@ def is_resumable(make: Callable[[], gym.Env[Any, Any]], seed: int, steps: int = 
     """Whether an episode's seed and actions determine it, so that replaying them restores it.
 
     A used and a fresh environment are reset with the same seed and given the same ``steps`` random
-    actions; what they return must agree bit for bit (NaN equals NaN).
+    actions (of those that are available to a team); what they return must agree bit for bit (NaN
+    equals NaN).
     """
     used, fresh = make(), make()
     try:
-        used.action_space.seed(seed)
-        actions = [used.action_space.sample() for _ in range(steps)]
-        if isinstance(used.action_space, gym.spaces.Discrete):
-            actions = [int(action) for action in actions]
-        for _ in _trace(used, seed + 1, actions):
+        for _ in _trace(used, seed + 1, steps):
             pass
-        return list(_trace(used, seed, actions)) == list(_trace(fresh, seed, actions))
+        return list(_trace(used, seed, steps)) == list(_trace(fresh, seed, steps))
     finally:
         used.close()
         fresh.close()
 
 
-def _trace(env: gym.Env[Any, Any], seed: int, actions: list[Any]) -> Iterator[list[bytes]]:
+def _trace(env: gym.Env[Any, Any], seed: int, steps: int) -> Iterator[list[bytes]]:
     """The bits of everything that the environment returns; an ended episode is followed by more."""
+    env.action_space.seed(seed)
     observation, _ = env.reset(seed=seed)
     yield _bits(observation)
-    for t, action in enumerate(actions):
+    for t in range(steps):
+        action = _random_action(env.action_space, observation)
         observation, reward, terminated, truncated, _ = env.step(copy.deepcopy(action))
         yield [*_bits(observation), *_bits([reward, terminated, truncated])]
         if terminated or truncated:
             observation, _ = env.reset(seed=seed + t + 2)
             yield _bits(observation)
+
+
+def _random_action(space: gym.Space[Any], observation: Any) -> Any:
+    if not isinstance(space, gym.spaces.Dict):
+        return sample_available(space)
+    masks = observation.get("mask", {}) if isinstance(observation, dict) else {}
+    return {name: sample_available(child, masks.get(name)) for name, child in space.items()}
 
 
 def _bits(value: Any) -> list[bytes]:

@@ -54,7 +54,7 @@ class Unfinished(NamedTuple):
     number: int
     """How many episodes this environment had finished before."""
     actions: Array
-    """(t, ...) taken so far, in the units of the environment."""
+    """(t, ...) taken so far, in the units of the environment, as ``ActionCodec`` encodes them."""
 
 
 # What gym.make puts around an environment. A lane resets, counts and steps by itself, so that these
@@ -233,21 +233,16 @@ class EpisodeLog:
         return is_same_obs and episode_return == self.episode_return(env)
 
 
-def _given(actions: Array) -> Iterable[Any]:
-    """(n, ...) actions as environments take them: ints, or arrays that they may keep or change."""
-    # Only Discrete actions are integers; NumPy's would overflow where Python's do not.
-    return actions.tolist() if actions.dtype.kind == "i" else actions.copy()
-
-
 class LocalLanes:
     """The first environments of a vector, stepped one after the other in this process.
 
     Whatever an environment raises comes out as a ``RuntimeError`` that names it.
     """
 
-    def __init__(self, lanes: list[Lane], layout: ObservationLayout) -> None:
+    def __init__(self, lanes: list[Lane], layout: ObservationLayout, codec: ActionCodec) -> None:
         self._lanes = lanes
         self._layout = layout
+        self._codec = codec
         self._log: EpisodeLog
         self._actions: Iterable[Any]
 
@@ -271,14 +266,14 @@ class LocalLanes:
                 observation = lane.begin(seed, episode.number)
                 self._layout.check(observation)
                 if len(episode.actions):
-                    observation, returns[row] = lane.replay(_given(episode.actions))
+                    observation, returns[row] = lane.replay(self._codec.decode(episode.actions))
                 self._layout.write(observation, obs, row)
             except Exception as error:
                 raise lane.failure(error) from error
 
     def request_step(self, actions: Array) -> None:
         """Remember the actions."""
-        self._actions = _given(actions[: len(self._lanes)])
+        self._actions = self._codec.decode(actions[: len(self._lanes)])
 
     def step(self, rows: Rows) -> None:
         """Step, one after the other."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple, TypeAlias
 
 import gymnasium as gym
@@ -131,29 +131,114 @@ def _observation_leaves(space: gym.Space[Any], path: tuple[str, ...]) -> Iterato
     yield Leaf(path, tuple(space.shape), dtype)
 
 
-class ActionCodec:
-    """Actions as (N, ...) tensors, and as the arrays that environments take.
+def head_sizes(space: gym.Space[Any]) -> list[int]:
+    """Choices of every head of a discrete space: the lengths of the parts of its mask.
 
-    Raises ``UserError`` unless the space is a Box of floats or Discrete.
+    One head for Discrete, none for a space that has no masks.
+    """
+    if isinstance(space, spaces.Discrete):
+        return [int(space.n)]
+    return space.nvec.ravel().tolist() if isinstance(space, spaces.MultiDiscrete) else []
+
+
+def sample_available(space: gym.Space[Any], mask: Array | None = None) -> Any:
+    """A sample of Gymnasium's own generator of the space, among what ``mask`` has at 1."""
+    if mask is None:
+        action = space.sample()
+    elif isinstance(space, spaces.Discrete):
+        action = space.sample(mask=np.asarray(mask, np.int8))
+    else:
+        ends = np.cumsum(head_sizes(space))[:-1]
+        action = space.sample(mask=tuple(np.split(np.asarray(mask, np.int8), ends)))
+    return int(action) if isinstance(space, spaces.Discrete) else action
+
+
+class ActionCodec:
+    """Actions as (N, ...) tensors, as arrays, and as what environments take.
+
+    Actions of a Dict space are trees with its keys. Their array is (N, D) float64, the parts side
+    by side: it holds every float32 and every integer up to 2**53 exactly.
+
+    Raises ``UserError`` unless the space is a Box of floats, Discrete, or a Dict of these and
+    MultiDiscrete.
     """
 
     def __init__(self, space: gym.Space[Any], num_envs: int) -> None:
+        self.space = space
+        self._heads: dict[str, _Head] = {}
+        if isinstance(space, spaces.Dict) and space.spaces:
+            self._heads = {name: _Head(child, num_envs) for name, child in space.spaces.items()}
+            self.dtype: np.dtype[Any] = np.dtype(np.float64)
+            self.shape: tuple[int, ...] = (num_envs, sum(h.size for h in self._heads.values()))
+            return
+        self._bare = _Head(space, num_envs)
+        if isinstance(space, spaces.MultiDiscrete):
+            raise _unsupported_action(space)
+        self.dtype, self.shape = self._bare.dtype, self._bare.shape
+
+    def encode(self, action: Tree) -> Array:
+        """A fresh array of ``shape`` and ``dtype`` of tensors anywhere.
+
+        Raises ``ValueError`` if a shape or a key is another one, or if discrete actions are floats.
+        """
+        if not self._heads:
+            return self._bare.encode(action)
+        if not isinstance(action, dict) or action.keys() != self._heads.keys():
+            got = list(action) if isinstance(action, dict) else type(action).__name__
+            raise ValueError(f"actions must have the keys {list(self._heads)}, not {got}")
+        array = np.empty(self.shape, self.dtype)
+        start = 0
+        for name, head in self._heads.items():
+            array[:, start : start + head.size] = head.encode(action[name]).reshape(-1, head.size)
+            start += head.size
+        return array
+
+    def decode(self, actions: Array) -> Iterable[Any]:
+        """(n, ...) encoded actions as environments take them: they may keep or change them."""
+        if not self._heads:
+            return self._bare.decode(actions)
+        parts = []
+        start = 0
+        for head in self._heads.values():
+            columns = actions[:, start : start + head.size].astype(head.dtype)
+            parts.append(head.decode(columns.reshape(-1, *head.shape[1:])))
+            start += head.size
+        return [dict(zip(self._heads, row, strict=True)) for row in zip(*parts, strict=True)]
+
+    def sample(self, random: torch.Generator, obs: Tree | None = None) -> Tree:
+        """(N, ...) uniform actions: float32 within a Box, int64 if discrete.
+
+        For a Dict space, discrete actions are uniform among those that ``obs["mask"][name]``, if it
+        is there, has at 1. Raises ``UserError`` if a Box is unbounded.
+        """
+        if not self._heads:
+            return self._bare.sample(random)
+        masks = obs.get("mask") if isinstance(obs, dict) else None
+        masks = masks if isinstance(masks, dict) else {}
+        return {name: head.sample(random, masks.get(name)) for name, head in self._heads.items()}
+
+
+def _unsupported_action(space: gym.Space[Any]) -> UserError:
+    name = " ".join(repr(space).split())
+    return UserError(
+        f"action space {name} is not supported; supported are Box of floats, Discrete, and Dict of "
+        "these and MultiDiscrete: wrap the environment"
+    )
+
+
+class _Head:
+    """One space that is not a Dict."""
+
+    def __init__(self, space: gym.Space[Any], num_envs: int) -> None:
         is_box = isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.floating)
-        if not is_box and not isinstance(space, spaces.Discrete):
-            name = " ".join(repr(space).split())
-            raise UserError(
-                f"action space {name} is not supported; supported are Box of floats and Discrete: "
-                "wrap the environment"
-            )
+        if not is_box and not isinstance(space, spaces.Discrete | spaces.MultiDiscrete):
+            raise _unsupported_action(space)
         self.space = space
         self.dtype = np.dtype(space.dtype if is_box else np.int64)
         self.shape = (num_envs, *(space.shape or ()))
+        self.size = math.prod(self.shape[1:])
 
     def encode(self, action: Tree) -> Array:
-        """A fresh (N, ...) array of the space's dtype (int64 if Discrete) of a tensor anywhere.
-
-        Raises ``ValueError`` if the shape is another one, or if Discrete actions are floats.
-        """
         if not isinstance(action, Tensor):
             raise ValueError(f"actions must be a tensor, not {type(action).__name__}")
         if action.requires_grad or not action.is_cpu:
@@ -165,17 +250,33 @@ class ActionCodec:
             raise ValueError("Discrete actions must be integers")
         return array.astype(self.dtype)
 
-    def sample(self, random: torch.Generator) -> Tensor:
-        """(N, ...) uniform actions: float32 within the Box, int64 if Discrete.
+    def decode(self, actions: Array) -> Iterable[Any]:
+        # NumPy's integers would overflow where Python's do not.
+        return actions.tolist() if isinstance(self.space, spaces.Discrete) else actions.copy()
 
-        Raises ``UserError`` if the Box is unbounded.
-        """
-        if isinstance(self.space, spaces.Discrete):
-            start = int(self.space.start)
-            return torch.randint(start, start + int(self.space.n), self.shape, generator=random)
-        assert isinstance(self.space, spaces.Box)
-        low = torch.tensor(self.space.low, dtype=torch.float32)
-        high = torch.tensor(self.space.high, dtype=torch.float32)
+    def sample(self, random: torch.Generator, mask: Tree | None = None) -> Tensor:
+        if isinstance(self.space, spaces.Box):
+            return self._sample_box(random)
+        assert isinstance(self.space, spaces.Discrete | spaces.MultiDiscrete)
+        start = torch.as_tensor(self.space.start)
+        if mask is None:
+            sizes = head_sizes(self.space)
+            if isinstance(self.space, spaces.Discrete):
+                return torch.randint(sizes[0], self.shape, generator=random) + start
+            return (
+                torch.stack(
+                    [torch.randint(n, self.shape[:1], generator=random) for n in sizes], 1
+                ).view(self.shape)
+                + start
+            )
+        assert isinstance(mask, Tensor)
+        heads = torch.split(mask.to(torch.float32), head_sizes(self.space), dim=1)
+        chosen = torch.cat([torch.multinomial(head, 1, generator=random) for head in heads], 1)
+        return chosen.view(self.shape) + start
+
+    def _sample_box(self, random: torch.Generator) -> Tensor:
+        low = torch.tensor(self.space.low, dtype=torch.float32)  # type: ignore[attr-defined]
+        high = torch.tensor(self.space.high, dtype=torch.float32)  # type: ignore[attr-defined]
         if not bool((low.isfinite() & high.isfinite()).all()):
             raise UserError(
                 "cannot draw uniform actions from an unbounded Box; wrap the environment in "

@@ -48,7 +48,7 @@ def build_lanes(
     """The environments numbered ``indices`` in this process, and the first of them.
 
     Raises ``ValueError`` if ``make`` does not always return the same spaces, ``UserError`` if the
-    observation space is not supported.
+    spaces are not supported.
     """
     envs = [make() for _ in indices]
     for env in envs[1:]:
@@ -58,7 +58,9 @@ def build_lanes(
         ):
             raise ValueError("all environments of a vector must have the same spaces")
     lanes = [Lane(env, index) for env, index in zip(envs, indices, strict=True)]
-    return LocalLanes(lanes, ObservationLayout(envs[0].observation_space)), envs[0]
+    layout = ObservationLayout(envs[0].observation_space)
+    codec = ActionCodec(envs[0].action_space, len(envs))
+    return LocalLanes(lanes, layout, codec), envs[0]
 
 
 def episode_limit(env: gym.Env[Any, Any]) -> int | None:
@@ -184,11 +186,12 @@ class LaneVectorEnv:
         return Stepped(step, self._log.obs, episodes)
 
     def sample_actions(self) -> Tree:
-        """(N, ...) uniform actions: float32 within the Box, int64 if Discrete.
+        """(N, ...) uniform actions: float32 within the Box, int64 if discrete.
 
-        Raises ``UserError`` if the Box is unbounded.
+        Agents of a team draw among the actions that are available to them now. Raises ``UserError``
+        if a Box is unbounded.
         """
-        return self._codec.sample(self._random)
+        return self._codec.sample(self._random, self._log.obs)
 
     def observe(self) -> Tree:
         """(N, ...) what to act on now; the tensors that ``reset`` or ``step`` returned."""

@@ -33,7 +33,11 @@ LAYERS: list[list[str]] = [
     [
         "envs.layout",
         "envs.lane",
+        "envs.team",
+        "envs.tuple_env",
         "envs.gym_env",
+        "envs.skirmish",
+        "envs.mamujoco",
         "envs.vector",
         "envs.shared",
         "envs.workers",

@@ -1,0 +1,414 @@
+"""An environment of several agents as one Gymnasium environment, and a checker for one's own."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+
+from rlsuite.envs.layout import (
+    ActionCodec,
+    Array,
+    ObservationLayout,
+    head_sizes,
+    sample_available,
+)
+from rlsuite.errors import UserError
+
+TEAM_REWARDS = ("shared", "sum", "mean")
+
+
+def is_parallel(env: Any) -> bool:
+    """Whether ``env`` has the methods of PettingZoo's ``ParallelEnv``."""
+    return hasattr(env, "possible_agents") and callable(getattr(env, "observation_space", None))
+
+
+class TeamEnv(gym.Env[dict[str, Any], dict[str, Any]]):
+    """An environment with PettingZoo's parallel methods as one with Dict spaces.
+
+    With A agents, in the order of ``possible_agents``; names are made strings:
+
+    - observation ``{"agents": {name: observation}, "state": state, "mask": {name: (n,) int8},
+      "alive": (A,) int8}``. The state is ``env.state()``, which may be a dict with a view for each
+      agent; without one it is float32, all observations side by side (discrete ones one-hot). Masks
+      (1 = available, the heads of MultiDiscrete side by side) are ``infos[agent]["action_mask"]``
+      or the key ``"action_mask"`` of the agent's Dict observation, and there only for agents that
+      have one at the first reset. ``alive`` is missing if ``env.metadata["agents_die"]`` is False.
+    - action ``{name: action}``. Nothing is padded: spaces may differ as they like.
+    - the reward is the team's: ``team_reward`` "sum" or "mean" (over all A, dead ones count 0), or
+      "shared" if all agents get the same.
+
+    An agent that terminates or leaves before the others is dead until the next reset: alive 0, its
+    observation zeros (of discrete spaces the first value), its mask only action 0, its action
+    ignored. When no agent is left the episode is truncated if an agent of the last step was,
+    without having terminated: those agents stay alive in the last observation, with their true
+    observation and mask, since one bootstraps from there. Otherwise it is terminated.
+
+    Raises ``UserError`` for spaces that are not supported, and in ``step`` if "shared" rewards
+    differ; ``ValueError`` if the environment breaks the protocol.
+    """
+
+    def __init__(self, env: Any, team_reward: str = "shared") -> None:
+        if team_reward not in TEAM_REWARDS:
+            raise UserError(f"team_reward must be one of {TEAM_REWARDS}, not {team_reward!r}")
+        if hasattr(env, "agent_selection"):
+            raise UserError(
+                f"{env} is turn-based (PettingZoo's AEC); take its parallel_env, or wrap it in "
+                "pettingzoo.utils.aec_to_parallel"
+            )
+        self.env = env
+        self.metadata = env.metadata
+        self.render_mode = getattr(env, "render_mode", None)
+        self._rule = team_reward
+        self._agents = list(env.possible_agents)
+        self._live: list[Any] = []
+        self._gone: set[Any] = set()
+        self._views = {agent: _View(env, agent) for agent in self._agents}
+        self.action_space = spaces.Dict(
+            OrderedDict((v.name, v.action_space) for v in self._views.values())
+        )
+        self.observation_space = self._find_observation_space()
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Begin an episode; info has the agents' infos."""
+        observations, infos = self.env.reset(seed=seed, options=options)
+        self._live = [agent for agent in self._agents if agent in self.env.agents]
+        self._gone = set()
+        return self._observe(observations, infos, self._live, self._live), {"agents": infos}
+
+    def step(
+        self, action: dict[str, Any]
+    ) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
+        """One step of all that are alive; info has the agents' infos and rewards."""
+        acting = self._live
+        joint = {agent: action[self._views[agent].name] for agent in acting}
+        observations, rewards, terminated, truncated, infos = self.env.step(joint)
+        reward = self._reward({agent: _of(rewards, agent, "reward") for agent in acting})
+        here = set(self.env.agents)
+        cut = [a for a in acting if truncated.get(a) and not terminated.get(a)]
+        self._gone.update(cut, (a for a in acting if terminated.get(a) or a not in here))
+        self._live = [a for a in self._agents if a in here and a not in self._gone]
+        is_over = not self._live
+        alive = cut if is_over else self._live
+        # An observation that is not acted on and not bootstrapped from is still the true one.
+        seen = acting if is_over and not cut else alive
+        observation = self._observe(observations, infos, seen, alive)
+        info = {"agents": infos, "rewards": rewards}
+        return observation, reward, is_over and not cut, is_over and bool(cut), info
+
+    def render(self) -> Any:
+        """As the environment does."""
+        return self.env.render()
+
+    def close(self) -> None:
+        """Free the environment."""
+        self.env.close()
+
+    def _find_observation_space(self) -> spaces.Dict:
+        observations, infos = self.env.reset(seed=0)
+        for agent in self.env.agents:
+            view = self._views[agent]
+            view.has_mask = view.read(observations[agent], infos.get(agent, {}))[1] is not None
+        parts: OrderedDict[str, spaces.Space[Any]] = OrderedDict()
+        parts["agents"] = spaces.Dict(OrderedDict((v.name, v.space) for v in self._views.values()))
+        self._agents_space = parts["agents"]
+        state = self._own_state()
+        if state is None:
+            shape = (spaces.flatdim(self._agents_space),)
+            parts["state"] = spaces.Box(-np.inf, np.inf, shape, np.float32)
+        elif isinstance(state, dict):
+            parts["state"] = spaces.Dict(OrderedDict((k, _box_of(v)) for k, v in state.items()))
+        else:
+            own = getattr(self.env, "state_space", None)
+            is_own = isinstance(own, spaces.Box) and own.shape == state.shape
+            parts["state"] = own if is_own and own is not None else _box_of(state)
+        masked = [v for v in self._views.values() if v.has_mask]
+        if masked:
+            parts["mask"] = spaces.Dict(
+                OrderedDict((v.name, spaces.MultiBinary(sum(v.heads))) for v in masked)
+            )
+        self._can_die = bool(self.metadata.get("agents_die", True))
+        if self._can_die:
+            parts["alive"] = spaces.MultiBinary(len(self._agents))
+        return spaces.Dict(parts)
+
+    def _observe(
+        self, observations: Mapping[Any, Any], infos: Mapping[Any, Any], seen: Any, alive: Any
+    ) -> dict[str, Any]:
+        """``seen`` have their own observations, ``alive`` their own masks."""
+        if not self._can_die and len(alive) not in (0, len(self._agents)):
+            raise ValueError('metadata["agents_die"] is False, but an agent left before the others')
+        by_name: dict[str, Any] = {}
+        masks: dict[str, Array] = {}
+        for agent, view in self._views.items():
+            mask = None
+            by_name[view.name] = view.zeros
+            if agent in seen:
+                given = _of(observations, agent, "observation")
+                by_name[view.name], mask = view.read(given, infos.get(agent, {}))
+            if view.has_mask:
+                masks[view.name] = view.check_mask(mask) if agent in alive else view.only_first
+            elif mask is not None:
+                raise ValueError(f"agent {view.name} has an action mask, but had none at first")
+        observation = {"agents": by_name, "state": self._own_state()}
+        if observation["state"] is None:
+            flat: Any = spaces.flatten(self._agents_space, by_name)
+            observation["state"] = flat.astype(np.float32)
+        if masks:
+            observation["mask"] = masks
+        if self._can_die:
+            observation["alive"] = np.array([agent in alive for agent in self._agents], np.int8)
+        return observation
+
+    def _own_state(self) -> Array | dict[str, Array] | None:
+        """What the environment says; None if it says nothing."""
+        if not callable(getattr(self.env, "state", None)):
+            return None
+        try:
+            state = self.env.state()
+        except NotImplementedError:
+            return None
+        if isinstance(state, dict):
+            return {v.name: np.asarray(_of(state, a, "state")) for a, v in self._views.items()}
+        return np.asarray(state)
+
+    def _reward(self, rewards: dict[Any, Any]) -> float:
+        values = [float(reward) for reward in rewards.values()]
+        if self._rule == "sum":
+            return sum(values)
+        if self._rule == "mean":
+            return sum(values) / len(self._agents)
+        if any(value != values[0] for value in values):
+            given = ", ".join(f"{agent}: {value:g}" for agent, value in rewards.items())
+            raise UserError(
+                f"the agents' rewards differ ({given}), and a team has one: set team_reward (in "
+                'env.kwargs) to "sum" or "mean"'
+            )
+        return values[0]
+
+
+class _View:
+    """What one agent observes, and may do."""
+
+    def __init__(self, env: Any, agent: Any) -> None:
+        self.name = str(agent)
+        self.action_space: gym.Space[Any] = env.action_space(agent)
+        self.heads = head_sizes(self.action_space)
+        self.given: gym.Space[Any] = env.observation_space(agent)
+        """Its observation space, with the mask if that is a part of it."""
+        self._keys = _unmasked_keys(self.given)
+        self.space = self.given
+        if self._keys:
+            assert isinstance(self.given, spaces.Dict)
+            rest = OrderedDict((key, self.given[key]) for key in self._keys)
+            self.space = rest[self._keys[0]] if len(rest) == 1 else spaces.Dict(rest)
+        self.zeros = _zeros(self.space)
+        self.has_mask = False
+        self.only_first: Array = np.concatenate(
+            [np.arange(n) == 0 for n in self.heads] or [[]]
+        ).astype(np.int8)
+
+    def read(self, observation: Any, info: Mapping[str, Any]) -> tuple[Any, Array | None]:
+        """The observation without the mask, and the mask of either convention."""
+        mask = info.get("action_mask")
+        if self._keys:
+            mask = observation["action_mask"]
+            rest = {key: observation[key] for key in self._keys}
+            observation = rest[self._keys[0]] if len(rest) == 1 else rest
+        if isinstance(mask, tuple | list):  # Gymnasium's form for MultiDiscrete
+            mask = np.concatenate([np.ravel(head) for head in mask])
+        return observation, mask
+
+    def check_mask(self, mask: Array | None) -> Array:
+        """The mask of an agent that acts. Raises ``ValueError`` if it is none."""
+        if mask is None or np.shape(mask) != (sum(self.heads),):
+            shape = "none" if mask is None else f"of shape {np.shape(mask)}"
+            raise ValueError(
+                f"the action mask of agent {self.name} is {shape}, but its action space "
+                f"{self.action_space} needs ({sum(self.heads)},)"
+            )
+        mask = np.asarray(mask, np.int8)
+        if len(self.heads) == 1:
+            is_possible = mask.any()
+        else:
+            is_possible = np.logical_or.reduceat(mask, np.cumsum([0, *self.heads[:-1]])).all()
+        if not is_possible:
+            raise ValueError(f"no action is available to agent {self.name}: its mask is all zero")
+        return mask
+
+
+def _unmasked_keys(space: gym.Space[Any]) -> list[str]:
+    """Of a Dict observation with a mask, the other keys; else none."""
+    if not isinstance(space, spaces.Dict) or "action_mask" not in space.spaces:
+        return []
+    return [key for key in space.spaces if key != "action_mask"]
+
+
+def _of(values: Mapping[Any, Any], agent: Any, what: str) -> Any:
+    try:
+        return values[agent]
+    except KeyError:
+        raise ValueError(
+            f"the environment gave no {what} of agent {agent}, only of {list(values)}"
+        ) from None
+
+
+def _zeros(space: gym.Space[Any]) -> Any:
+    if isinstance(space, spaces.Dict):
+        return {key: _zeros(child) for key, child in space.items()}
+    if isinstance(space, spaces.Discrete | spaces.MultiDiscrete):
+        return space.start
+    return np.zeros(space.shape or (), space.dtype)
+
+
+def _box_of(array: Array) -> spaces.Box:
+    if np.issubdtype(array.dtype, np.floating):
+        return spaces.Box(-np.inf, np.inf, array.shape, np.float32)
+    is_bool = array.dtype == np.bool_
+    low, high = (0, 1) if is_bool else (np.iinfo(array.dtype).min, np.iinfo(array.dtype).max)
+    return spaces.Box(low, high, array.shape, array.dtype.type)
+
+
+def check_parallel_env(env: Any, *, steps: int = 200, seed: int = 0) -> None:
+    """Check one's own environment with PettingZoo's parallel methods by playing it at random.
+
+    ``steps`` random available actions, twice with the same seeds. Raises ``UserError`` for the
+    first mistake: a part of the protocol that is missing or of another type; spaces that are not
+    supported or differ between calls; observations of another shape, dtype or range than their
+    space; values that are missing for an agent; rewards that are not finite; masks of another
+    length, other values than 0 and 1, or nothing available; agents that are done but stay in
+    ``agents``; and other results when the same seed and actions are repeated.
+    """
+    if not is_parallel(env):
+        raise UserError("the environment needs possible_agents, observation_space(agent) and so on")
+    agents = list(env.possible_agents)
+    _require(bool(agents) and len(set(agents)) == len(agents), f"possible_agents is {agents}")
+    for agent in agents:
+        for kind in ("observation_space", "action_space"):
+            first, again = getattr(env, kind)(agent), getattr(env, kind)(agent)
+            _require(
+                first is again, f"{kind}({agent!r}) must return one and the same object every time"
+            )
+        ObservationLayout(env.observation_space(agent))
+        ActionCodec(spaces.Dict({"action": env.action_space(agent)}), 1)
+    first, again = list(_play(env, seed, steps)), list(_play(env, seed, steps))
+    for step, (before, after) in enumerate(zip(first, again, strict=False)):
+        _require(
+            before == after,
+            f"step {step} of a repeated episode differs: draw everything from a generator that "
+            "reset(seed=seed) makes anew, and let nothing survive a reset",
+        )
+
+
+def _require(is_right: bool, message: str) -> None:
+    if not is_right:
+        raise UserError(message)
+
+
+def _play(env: Any, seed: int, steps: int) -> Iterator[list[bytes]]:
+    """The bits of everything that is returned, checked."""
+    views = {agent: _View(env, agent) for agent in env.possible_agents}
+    for i, view in enumerate(views.values()):
+        view.action_space.seed(seed + i)
+    episodes = 0
+    live: list[Any] = []
+    masks: dict[Any, Array | None] = {}
+    for _ in range(steps):
+        if not live:
+            returned = env.reset(seed=seed + episodes)
+            is_pair = isinstance(returned, tuple) and len(returned) == 2
+            _require(is_pair, "reset must return observations and infos")
+            episodes, live = episodes + 1, list(env.agents)
+            _require(bool(live), "after reset, agents is empty")
+            _require(set(live) <= set(views), f"agents must be of possible_agents, not {live}")
+            masks = _check_views(views, live, live, *returned)
+            yield _bits(returned[0])
+        returned = env.step({a: sample_available(env.action_space(a), masks[a]) for a in live})
+        is_five = isinstance(returned, tuple) and len(returned) == 5
+        _require(is_five, "step must return observations, rewards, terminated, truncated, infos")
+        observations, rewards, terminated, truncated, infos = returned
+        _check_results(env.agents, live, rewards, terminated, truncated)
+        # One bootstraps from agents that were truncated, as if they could act.
+        acting = [agent for agent in live if not terminated[agent]]
+        masks = _check_views(views, live, acting, observations, infos)
+        yield _bits(returned[:4])
+        live = list(env.agents)
+
+
+def _check_views(
+    views: Mapping[Any, _View], agents: list[Any], acting: list[Any], observations: Any, infos: Any
+) -> dict[Any, Array | None]:
+    """Check observations of ``agents``, and masks of those that are ``acting``; the masks."""
+    masks: dict[Any, Array | None] = {}
+    _require(isinstance(infos, dict), "infos must be a dict of dicts by agent")
+    missing = [a for a in agents if a not in observations]
+    _require(not missing, f"observations have no agent {', '.join(map(repr, missing))}")
+    for agent in agents:
+        view = views[agent]
+        _check_inside(view.given, observations[agent], f"agent {agent!r}")
+        _, mask = view.read(observations[agent], infos.get(agent, {}))
+        view.has_mask |= mask is not None
+        masks[agent] = None
+        if view.has_mask and agent in acting:
+            is_binary = mask is None or bool(np.isin(mask, (0, 1)).all())
+            _require(is_binary, f"the mask of agent {agent!r} has values that are not 0 or 1")
+            try:
+                masks[agent] = view.check_mask(mask)
+            except ValueError as error:
+                raise UserError(str(error)) from error
+    return masks
+
+
+def _check_inside(space: gym.Space[Any], value: Any, where: str) -> None:
+    if isinstance(space, spaces.Dict):
+        has_keys = isinstance(value, dict) and value.keys() == space.spaces.keys()
+        _require(has_keys, f"the observation of {where} must have the keys {list(space.spaces)}")
+        for key, child in space.items():
+            _check_inside(child, value[key], f"{where}, {key!r}")
+        return
+    shape, dtype = np.shape(value), np.asarray(value).dtype
+    _require(
+        shape == (space.shape or ()),
+        f"the observation of {where} has shape {shape}, its space {space.shape}",
+    )
+    is_cast = space.dtype is None or np.can_cast(dtype, space.dtype)
+    is_index = isinstance(space, spaces.Discrete | spaces.MultiDiscrete) and dtype.kind in "iu"
+    _require(
+        is_cast or is_index,
+        f"the observation of {where} has dtype {dtype}, its space {space.dtype}",
+    )
+    _require(space.contains(value), f"the observation of {where} is outside its space {space}")
+
+
+def _check_results(
+    remaining: list[Any], acted: list[Any], rewards: Any, terminated: Any, truncated: Any
+) -> None:
+    parts = {"rewards": rewards, "terminated": terminated, "truncated": truncated}
+    for name, part in parts.items():
+        missing = [agent for agent in acted if agent not in part]
+        _require(not missing, f"{name} have no agent {', '.join(map(repr, missing))}")
+    for agent in acted:
+        reward = rewards[agent]
+        is_number = np.ndim(reward) == 0 and bool(np.isfinite(reward))
+        _require(is_number, f"the reward of agent {agent!r} is {reward}, not a finite number")
+        is_done = bool(terminated[agent] or truncated[agent])
+        _require(
+            is_done != (agent in remaining),
+            f"agent {agent!r} is done but still in agents: remove it there"
+            if is_done
+            else f"agent {agent!r} left agents but is neither terminated nor truncated",
+        )
+
+
+def _bits(value: Any) -> list[bytes]:
+    if isinstance(value, dict):
+        return [bits for key in value for bits in _bits(value[key])]
+    if isinstance(value, tuple):
+        return [bits for part in value for bits in _bits(part)]
+    return [np.asarray(value).tobytes()]
