@@ -72,6 +72,7 @@ class MultiAgentMujoco:
             raise UserError(f"no partition {partition!r} of {task!r}; known are: {known}")
         self.env = make_env(task, kwargs=kwargs, render_mode=render_mode)
         self.render_mode = render_mode
+        self.unwrapped = self
         self.metadata = {**self.env.metadata, "name": f"{task} {partition}", "agents_die": False}
         actuators = self.env.action_space
         assert isinstance(actuators, spaces.Box) and self.env.observation_space.shape is not None

@@ -31,6 +31,7 @@ class Skirmish:
 
     def __init__(self, n: int = 3) -> None:
         self.n = n
+        self.unwrapped = self
         self.metadata = {"name": "skirmish", "render_modes": ["ansi"]}
         self.render_mode = "ansi"
         self.possible_agents = [f"ally_{i}" for i in range(n)]
@@ -110,7 +111,7 @@ class Skirmish:
         for i, agent in enumerate(self.possible_agents):
             if not able.get(agent):
                 continue
-            action = actions[agent]
+            action = int(actions[agent])
             if action >= ATTACK:
                 self._health[1, action - ATTACK] -= 1
             else:

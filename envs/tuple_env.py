@@ -27,6 +27,7 @@ class TupleEnv:
                 f"{observations} and {actions}"
             )
         self.env = env
+        self.unwrapped = self
         self.metadata = {"name": type(env.unwrapped).__name__, **env.metadata, "agents_die": False}
         self.render_mode = env.render_mode
         self.possible_agents = [f"agent_{i}" for i in range(len(actions))]  # type: ignore[arg-type]
@@ -48,6 +49,10 @@ class TupleEnv:
         self, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
         """Begin an episode: observations and (empty) infos by agent."""
+        # Level-Based Foraging would keep new units off the places of the last episode's: its seed
+        # alone would not determine an episode.
+        for player in getattr(self.env.unwrapped, "players", ()):
+            player.position = None
         observations, _ = self.env.reset(seed=seed, options=options)
         self.agents = self.possible_agents[:]
         return self._by_agent(observations), {agent: {} for agent in self.agents}

@@ -106,7 +106,8 @@ def test_id_that_an_import_registers(tmp_path, monkeypatch):
         (
             "toy_envs:NotAnEnv",
             {},
-            "environment 'toy_envs:NotAnEnv' returned NotAnEnv, not a gymnasium.Env",
+            "environment 'toy_envs:NotAnEnv' returned NotAnEnv, neither a gymnasium.Env nor an "
+            "environment with PettingZoo's parallel methods",
         ),
         ("Pendulum-v1", {"time_limit": 0}, "time_limit must be a positive number of steps, not 0"),
         (

@@ -324,7 +324,9 @@ def test_actions_may_require_gradients():
 def test_unsupported_spaces_are_refused():
     with pytest.raises(UserError, match=r"Tuple\(Discrete\(32\).*not supported; supported are Box"):
         SerialVectorEnv(functools.partial(make_env, "Blackjack-v1"), 1)
-    with pytest.raises(UserError, match=r"action space MultiDiscrete.*Box of floats and Discrete"):
+    with pytest.raises(
+        UserError, match=r"action space MultiDiscrete.*Box of floats, Discrete, and"
+    ):
         SerialVectorEnv(MultiActionEnv, 1)
     with pytest.raises(UserError, match="unbounded Box"):
         SerialVectorEnv(BoxCountingEnv, 1).sample_actions()
