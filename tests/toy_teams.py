@@ -119,8 +119,9 @@ def make_mixed(fates: Fates | None = None) -> TeamEnv:
 class PairTuple(gym.Env):
     """Two agents as Tuples, three steps long; an agent's reward is its own action."""
 
-    observation_space = spaces.Tuple([spaces.Box(-9, 9, (2,), np.float32)] * 2)
-    action_space = spaces.Tuple([spaces.Discrete(3), spaces.Discrete(5)])
+    def __init__(self):
+        self.observation_space = spaces.Tuple([spaces.Box(-9, 9, (2,), np.float32)] * 2)
+        self.action_space = spaces.Tuple([spaces.Discrete(3), spaces.Discrete(5)])
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
