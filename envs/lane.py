@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from rlsuite.envs.layout import ActionCodec, Array, ObservationLayout
+from rlsuite.errors import UserError
 from rlsuite.rng import derive_seed
 from rlsuite.tree import leaves
 from rlsuite.types import Episode, State, Tree
@@ -109,8 +110,13 @@ class Lane:
         """Free the environment."""
         self._env.close()
 
-    def failure(self, error: Exception) -> RuntimeError:
-        """What to raise when the environment, or what it returned, raised ``error``."""
+    def failure(self, error: Exception) -> Exception:
+        """What to raise when the environment, or what it returned, raised ``error``.
+
+        A ``RuntimeError`` that says where; what a user can put right is left as it is.
+        """
+        if isinstance(error, UserError):
+            return error
         seed = episode_seed(self._seed, self.index, self._number)
         return RuntimeError(
             f"environment {self.index}, episode {self._number} (reset seed {seed}, "
@@ -236,7 +242,8 @@ class EpisodeLog:
 class LocalLanes:
     """The first environments of a vector, stepped one after the other in this process.
 
-    Whatever an environment raises comes out as a ``RuntimeError`` that names it.
+    Whatever an environment raises comes out as a ``RuntimeError`` that names it, but for
+    ``UserError``.
     """
 
     def __init__(self, lanes: list[Lane], layout: ObservationLayout, codec: ActionCodec) -> None:

@@ -107,8 +107,9 @@ class TeamEnv(gym.Env[dict[str, Any], dict[str, Any]]):
         return self.env.render()
 
     def close(self) -> None:
-        """Free the environment."""
-        self.env.close()
+        """Free the environment, if there is something to free."""
+        if hasattr(self.env, "close"):
+            self.env.close()
 
     def _find_observation_space(self) -> spaces.Dict:
         observations, infos = self.env.reset(seed=0)
@@ -168,11 +169,8 @@ class TeamEnv(gym.Env[dict[str, Any], dict[str, Any]]):
 
     def _own_state(self) -> Array | dict[str, Array] | None:
         """What the environment says; None if it says nothing."""
-        if not callable(getattr(self.env, "state", None)):
-            return None
-        try:
-            state = self.env.state()
-        except NotImplementedError:
+        state = _state_of(self.env)
+        if state is None:
             return None
         if isinstance(state, dict):
             return {v.name: np.asarray(_of(state, a, "state")) for a, v in self._views.items()}
@@ -250,6 +248,14 @@ def _unmasked_keys(space: gym.Space[Any]) -> list[str]:
     return [key for key in space.spaces if key != "action_mask"]
 
 
+def _state_of(env: Any) -> Any:
+    """``env.state()``; None if it has none, or PettingZoo's that is not implemented."""
+    try:
+        return env.state() if callable(getattr(env, "state", None)) else None
+    except NotImplementedError:
+        return None
+
+
 def _of(values: Mapping[Any, Any], agent: Any, what: str) -> Any:
     try:
         return values[agent]
@@ -283,7 +289,8 @@ def check_parallel_env(env: Any, *, steps: int = 200, seed: int = 0) -> None:
     supported or differ between calls; observations of another shape, dtype or range than their
     space; values that are missing for an agent; rewards that are not finite; masks of another
     length, other values than 0 and 1, or nothing available; agents that are done but stay in
-    ``agents``; and other results when the same seed and actions are repeated.
+    ``agents``, or the reverse; a state of changing shape; and other results when the same seed and
+    actions are repeated.
     """
     if not is_parallel(env):
         raise UserError("the environment needs possible_agents, observation_space(agent) and so on")
@@ -317,6 +324,7 @@ def _play(env: Any, seed: int, steps: int) -> Iterator[list[bytes]]:
     for i, view in enumerate(views.values()):
         view.action_space.seed(seed + i)
     episodes = 0
+    shapes: list[tuple[int, ...]] | None = None
     live: list[Any] = []
     masks: dict[Any, Array | None] = {}
     for _ in range(steps):
@@ -328,7 +336,9 @@ def _play(env: Any, seed: int, steps: int) -> Iterator[list[bytes]]:
             _require(bool(live), "after reset, agents is empty")
             _require(set(live) <= set(views), f"agents must be of possible_agents, not {live}")
             masks = _check_views(views, live, live, *returned)
-            yield _bits(returned[0])
+            state = _state_of(env)
+            shapes = shapes or _shapes(state)
+            yield _bits([returned[0], state])
         returned = env.step({a: sample_available(env.action_space(a), masks[a]) for a in live})
         is_five = isinstance(returned, tuple) and len(returned) == 5
         _require(is_five, "step must return observations, rewards, terminated, truncated, infos")
@@ -337,7 +347,12 @@ def _play(env: Any, seed: int, steps: int) -> Iterator[list[bytes]]:
         # One bootstraps from agents that were truncated, as if they could act.
         acting = [agent for agent in live if not terminated[agent]]
         masks = _check_views(views, live, acting, observations, infos)
-        yield _bits(returned[:4])
+        state = _state_of(env)
+        _require(
+            shapes == _shapes(state),
+            f"the state had the shapes {shapes} after reset, now {_shapes(state)}",
+        )
+        yield _bits([*returned[:4], state])
         live = list(env.agents)
 
 
@@ -406,9 +421,13 @@ def _check_results(
         )
 
 
+def _shapes(state: Any) -> list[tuple[int, ...]]:
+    return [np.shape(view) for view in (state.values() if isinstance(state, dict) else [state])]
+
+
 def _bits(value: Any) -> list[bytes]:
     if isinstance(value, dict):
         return [bits for key in value for bits in _bits(value[key])]
-    if isinstance(value, tuple):
+    if isinstance(value, list):
         return [bits for part in value for bits in _bits(part)]
     return [np.asarray(value).tobytes()]

@@ -34,7 +34,8 @@ class EnvConfig:
     30 no-ops at the beginning, and lost lives that end the bootstrapping; "machado2018" with sticky
     actions and all 18 of them. Unset is "machado2018" for ids that start with ALE/."""
     kwargs: dict[str, Any] = field(default_factory=dict)
-    """Arguments of the environment's constructor."""
+    """Arguments of the environment's constructor; of several agents also team_reward: "shared" (all
+    get the same), "sum" or "mean"."""
     num_envs: PositiveCount = 1
     """Environments stepped together."""
     workers: Count = 0

@@ -27,6 +27,7 @@ def test_what_is_available():
     assert env.mask(2).tolist() == [1, 1, 0, 0, 0, 1]
     env._health[1, 2] = env._health[0, 0] = 0
     assert env.mask(2).tolist() == [1, 1, 0, 0, 0, 0]  # it is dead
+    env._place[0, 0] = 5
     assert env.mask(0).tolist() == [1, 0, 0, 0, 0, 0]  # and so am I
 
 
@@ -82,6 +83,9 @@ def test_views_of_the_state_begin_with_oneself():
     seen = env._observations()["ally_1"]
     np.testing.assert_allclose(seen[:6], [0.5, 2 * third, 0, 0, 0, 0], rtol=1e-6)
     np.testing.assert_allclose(seen[6:], [-0.3, 1, 0.2, 1, 0.4, 1], rtol=1e-6)
+    env._health[1, 1] = 0
+    seen = env._observations()["ally_1"]
+    np.testing.assert_allclose(seen[6:], [-0.3, 1, 0, 0, 0.4, 1], rtol=1e-6)
 
 
 def play(policy, episodes=100):

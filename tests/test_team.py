@@ -2,7 +2,9 @@
 
 import functools
 import itertools
+import runpy
 import warnings
+from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
@@ -16,6 +18,8 @@ from toy_teams import MixedTeam, PairTuple, make_mixed
 
 from rlsuite.buffers import Replay, UniformSampler
 from rlsuite.envs import (
+    NormalizedVectorEnv,
+    ObsNorm,
     SerialVectorEnv,
     TeamEnv,
     WorkerVectorEnv,
@@ -27,6 +31,7 @@ from rlsuite.envs.layout import ActionCodec
 from rlsuite.envs.tuple_env import TupleEnv
 from rlsuite.errors import UserError
 
+ROOT = Path(__file__).resolve().parents[1]
 NAMES = ["z_box", "a_pick", "m_multi"]
 # z_box dies at its second step, the others are cut at the fourth.
 FATES = {"z_box": (2, "end"), "a_pick": (4, "cut"), "m_multi": (4, "cut")}
@@ -117,6 +122,7 @@ def test_dead_agents_are_left_with_their_first_action():
         ({"z_box": (2, "end"), "a_pick": (2, "end"), "m_multi": (2, "end")}, True, [0, 0, 0]),
         ({"z_box": (2, "cut"), "a_pick": (2, "cut"), "m_multi": (2, "cut")}, False, [1, 1, 1]),
         ({"z_box": (2, "end"), "a_pick": (2, "cut"), "m_multi": (2, "end")}, False, [0, 1, 0]),
+        ({"z_box": (2, "both"), "a_pick": (2, "both"), "m_multi": (2, "both")}, True, [0, 0, 0]),
         # An agent that was cut earlier is as good as dead: nothing is left to act for.
         ({"z_box": (1, "cut"), "a_pick": (2, "end"), "m_multi": (2, "end")}, True, [0, 0, 0]),
         ({"z_box": (1, "end"), "a_pick": (1, "end"), "m_multi": (2, "cut")}, False, [0, 0, 1]),
@@ -131,9 +137,8 @@ def test_how_an_episode_ends(fates, terminated, alive):
     assert (ended, cut) == (terminated, not terminated)
     assert last["alive"].tolist() == alive
     # Nobody bootstraps from a terminated end: its observation is the true one of all that acted.
-    assert bool(last["agents"]["z_box"].any()) == (
-        fates["z_box"] in [(2, "cut"), (2, "end")][: 1 + terminated]
-    )
+    is_seen = fates["z_box"] == (2, "cut") or (terminated and fates["z_box"][0] == 2)
+    assert bool(last["agents"]["z_box"].any()) == is_seen
 
 
 def test_final_masks_are_the_true_ones_at_episode_ends():
@@ -194,6 +199,10 @@ def test_shared_rewards_must_be_equal():
         "the agents' rewards differ (z_box: 1.125, a_pick: 2.125, m_multi: 3.125), and a team has "
         'one: set team_reward (in env.kwargs) to "sum" or "mean"'
     )
+    envs = SerialVectorEnv(lambda: TeamEnv(MixedTeam(FATES)), 1)
+    envs.reset()
+    with pytest.raises(UserError, match=r"the agents' rewards differ \(z_box: 1.125"):
+        envs.step(envs.sample_actions())
     with pytest.raises(UserError, match="team_reward must be one of"):
         TeamEnv(MixedTeam(), "first")
 
@@ -451,6 +460,38 @@ def test_pettingzoo_environments(module):
     assert is_resumable(make, 0)
 
 
+def test_a_state_that_is_not_implemented_is_none():
+    class Unstated(MixedTeam):
+        def state(self):
+            raise NotImplementedError
+
+    class Stated(MixedTeam):
+        def state(self):
+            return np.array([self.time, 7], np.int16)
+
+    assert TeamEnv(Unstated()).observation_space["state"].shape == (14,)
+    env = TeamEnv(Stated(FATES), "sum")
+    assert env.observation_space["state"] == spaces.Box(-(2**15), 2**15 - 1, (2,), np.int16)
+    env.reset(seed=0)
+    assert env.step(act(env))[0]["state"].tolist() == [1, 7]
+
+
+def test_normalisation_leaves_masks_and_flags_alone():
+    plain = SerialVectorEnv(make_mixed, 2, 4)
+    scaled = NormalizedVectorEnv(SerialVectorEnv(make_mixed, 2, 4), ObsNorm(), None)
+    assert list(scaled.spec.observation_space["agents"].spaces) == NAMES
+    plain.reset()
+    scaled.reset()
+    for _ in range(20):
+        actions = scaled.sample_actions()
+        assert same_bits(actions, plain.sample_actions())
+        ours, theirs = scaled.step(actions), plain.step(actions)
+        for key in ("mask", "alive"):
+            assert same_bits(ours.step.next_obs[key], theirs.step.next_obs[key])
+        assert same_bits(ours.obs["agents"]["a_pick"], theirs.obs["agents"]["a_pick"])
+        assert not same_bits(ours.obs["state"], theirs.obs["state"])
+
+
 def test_turn_based_environments_are_refused():
     env = MixedTeam()
     env.agent_selection = "z_box"
@@ -571,11 +612,20 @@ MISTAKES = {
         broken("reset", lambda self, r: (self.agents.clear(), r)[1]),
         "after reset, agents is empty",
     ),
+    "state": (
+        broken("observations", lambda self, o: (setattr(self, "state", self.clock), o)[1]),
+        r"the state had the shapes \[\(0,\)\] after reset, now \[\(1,\)\]",
+    ),
     "single": (gym.make("CartPole-v1"), "the environment needs possible_agents"),
 }
 
 
 def test_the_checker_passes_what_is_right():
+    program = ROOT / "examples" / "own_team.py"
+    assert len(program.read_text().splitlines()) <= 50
+    Gatherers = runpy.run_path(str(program))["Gatherers"]
+    check_parallel_env(Gatherers())
+    assert is_resumable(lambda: TeamEnv(Gatherers()), 0)
     check_parallel_env(MixedTeam())
     check_parallel_env(MixedTeam(FATES))
 

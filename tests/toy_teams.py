@@ -78,8 +78,8 @@ class MixedTeam:
         self.time += 1
         acted = self.agents
         over = {a: self.time >= self.now[a][0] for a in acted}
-        terminated = {a: over[a] and self.now[a][1] == "end" for a in acted}
-        truncated = {a: over[a] and self.now[a][1] == "cut" for a in acted}
+        terminated = {a: over[a] and self.now[a][1] in ("end", "both") for a in acted}
+        truncated = {a: over[a] and self.now[a][1] in ("cut", "both") for a in acted}
         rewards = {a: 1 + self.possible_agents.index(a) + self.time / 8 for a in acted}
         observations, infos = self.observations(), self.infos()
         self.agents = [a for a in acted if not over[a]]
@@ -90,6 +90,9 @@ class MixedTeam:
 
     def multi_mask(self):
         return np.concatenate([rolled([1, 1, 0], self.time), rolled([0, 1], self.time)])
+
+    def clock(self):
+        return np.zeros(self.time)
 
     def observations(self):
         everything = {
