@@ -85,6 +85,7 @@ def test_a_team_of_equal_rewards_that_is_truncated_together():
     for step in range(1, 1001):
         _, _, terminated, truncated, _ = env.step(env.action_space.sample())
         assert (terminated, truncated) == (False, step == 1000)
+    assert env.env.agents == []
     hopper = TeamEnv(MultiAgentMujoco("Hopper-v5", "3x1"))
     hopper.reset(seed=0)
     ends = (False, False)

@@ -502,7 +502,7 @@ def test_turn_based_environments_are_refused():
 # ----------------------------------------------------------------------------------- the checker
 
 
-def broken(method, change):
+def broken(method, change, fates=None):
     """A MixedTeam whose ``method`` returns ``change(self, what it should)``."""
 
     class Broken(MixedTeam):
@@ -512,7 +512,7 @@ def broken(method, change):
         return change(self, getattr(MixedTeam, method)(self, *args, **kwargs))
 
     setattr(Broken, method, replaced)
-    return Broken()
+    return Broken(fates)
 
 
 def put(part, agent, value):
@@ -561,6 +561,12 @@ MISTAKES = {
     "keys": (
         wrong_observation("m_multi", {"action_mask": np.ones(5, np.int8)}),
         "the observation of agent 'm_multi' must have the keys",
+    ),
+    "inside a dict": (
+        wrong_observation(
+            "m_multi", {"observation": np.zeros(4, np.uint8), "action_mask": np.ones(5, np.int8)}
+        ),
+        r"of agent 'm_multi', 'observation' has shape \(4,\), its space \(2, 2\)",
     ),
     "observation missing": (
         broken("observations", lambda self, o: {} if self.time else o),
@@ -628,6 +634,11 @@ def test_the_checker_passes_what_is_right():
     assert is_resumable(lambda: TeamEnv(Gatherers()), 0)
     check_parallel_env(MixedTeam())
     check_parallel_env(MixedTeam(FATES))
+    # Agents that terminated, as here a_pick, need no action; those that were cut do.
+    ends = {**FATES, "a_pick": (3, "end")}
+    check_parallel_env(broken("pick_mask", lambda self, m: m * (self.time < 3), ends))
+    with pytest.raises(UserError, match="no action is available to agent a_pick"):
+        check_parallel_env(broken("pick_mask", lambda self, m: m * (self.time < 4), FATES))
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
