@@ -45,10 +45,11 @@ PARTITIONS: dict[str, dict[str, list[list[int]]]] = {
 """For each task and partition, every agent's actuators in the order of its action."""
 
 
-def standardise(vector: Array) -> Array:
-    """Less its own mean, over its own standard deviation: float32 (zeros if all are equal)."""
-    centred = vector - vector.mean()
-    result: Array = (centred / (centred.std() or 1.0)).astype(np.float32)
+def standardise(vectors: Array) -> Array:
+    """(..., D) vectors less their mean, over their deviation: float32; zeros if constant."""
+    centred = vectors - vectors.mean(axis=-1, keepdims=True)
+    deviation = np.sqrt((centred * centred).mean(axis=-1, keepdims=True))
+    result: Array = (centred / (deviation + (deviation == 0))).astype(np.float32)
     return result
 
 
@@ -89,8 +90,9 @@ class MultiAgentMujoco:
             agent: spaces.Box(actuators.low[own], actuators.high[own], dtype=np.float32)
             for agent, own in zip(self.possible_agents, self._indices, strict=True)
         }
-        self._ids = np.eye(len(self._indices))
         self._full: Array = np.zeros(size)
+        # What every agent sees, before it is standardised.
+        self._views: Array = np.eye(len(self._indices), size + len(self._indices), size)
 
     def observation_space(self, agent: str) -> gym.Space[Any]:
         """Of one agent."""
@@ -132,10 +134,8 @@ class MultiAgentMujoco:
         self.env.close()
 
     def _observations(self) -> dict[str, Array]:
-        return {
-            agent: standardise(np.concatenate([self._full, one_hot]))
-            for agent, one_hot in zip(self.possible_agents, self._ids, strict=True)
-        }
+        self._views[:, : len(self._full)] = self._full
+        return dict(zip(self.possible_agents, standardise(self._views), strict=True))
 
     def _for_all(self, value: Any) -> dict[str, Any]:
         return dict.fromkeys(self.possible_agents, value)
