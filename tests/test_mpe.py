@@ -266,6 +266,15 @@ def test_resumes_at_any_step_bit_for_bit(tmp_path, scenario, continuous):
         assert same_step(other.step(other.sample_actions()), expected)
 
 
+def test_the_time_of_an_episode_goes_on_after_a_resume():
+    envs = build()
+    envs.reset()
+    envs.load_state_dict({**envs.state_dict(), "seconds": 1000.0})
+    for _ in range(25):
+        new = envs.step(envs.sample_actions())
+    assert 1000 < new.episodes[0].seconds < 1060
+
+
 def test_reset_begins_the_stream_anew():
     envs, other = build(seed=1), build(seed=2)
     first = envs.reset()
