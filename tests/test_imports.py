@@ -45,6 +45,7 @@ LAYERS: list[list[str]] = [
         "envs.atari",
         "envs.particles",
         "envs.mpe",
+        "envs.matrix_games",
         "envs",
     ],
     [
@@ -56,6 +57,7 @@ LAYERS: list[list[str]] = [
         "agents.c51",
         "agents.discrete_sac",
         "agents.hasac",
+        "agents.soft_policy_iteration",
         "agents",
     ],
     ["logger", "checkpoint", "evaluate", "run", "loops"],
