@@ -182,8 +182,8 @@ class SoftPolicyIteration:
 
 def uniform(game: MarkovGame) -> list[Tensor]:
     """Log probabilities of the policies that choose uniformly."""
-    shape, like = len(game.payoff), game.payoff
-    return [like.new_zeros((shape, n)).log_softmax(1) for n in game.actions]
+    states = len(game.payoff)
+    return [game.payoff.new_zeros((states, n)).log_softmax(1) for n in game.actions]
 
 
 def average(values: Tensor, policies: Policies, keep: Sequence[int] = ()) -> Tensor:
@@ -280,9 +280,9 @@ def quantal_residual(q: Tensor, policies: Policies, temperature: float) -> Tenso
     return torch.stack(distances).max()
 
 
-def _is_distribution(probabilities: Tensor) -> bool:
+def _is_distribution(probabilities: Tensor, tolerance: float = 1e-9) -> bool:
     total = probabilities.sum(-1)
-    return bool((probabilities >= 0).all()) and bool(((total - 1).abs() < 1e-9).all())
+    return bool((probabilities >= 0).all()) and bool(((total - 1).abs() < tolerance).all())
 
 
 def _logarithms(game: MarkovGame, policies: Sequence[Tensor]) -> list[Tensor]:
@@ -292,6 +292,7 @@ def _logarithms(game: MarkovGame, policies: Sequence[Tensor]) -> list[Tensor]:
         raise UserError(f"policies have shapes {given}, the game needs {shapes}")
     policies = [policy.to(torch.float64) for policy in policies]
     for agent, policy in enumerate(policies):
-        if not _is_distribution(policy) or not bool((policy > 0).all()):
+        # Float32 probabilities are welcome; log_softmax makes them sum to 1 in float64.
+        if not _is_distribution(policy, 1e-6) or not bool((policy > 0).all()):
             raise UserError(f"policy {agent} has to hold positive probabilities that sum to 1")
-    return [policy.log() for policy in policies]
+    return [policy.log().log_softmax(1) for policy in policies]
