@@ -5,7 +5,7 @@ from __future__ import annotations
 from rlsuite.parts import Due
 from rlsuite.run import Run
 from rlsuite.settings import Count, NonNegative, PositiveCount, settings
-from rlsuite.types import Agent, ReplayMemory, VectorEnv
+from rlsuite.types import Agent, ReplayMemory, Solver, VectorEnv
 
 
 @settings
@@ -47,4 +47,26 @@ def replay_loop(
             out = agent.update(batch)
             replay.update(batch, out.priority)
             run.log(out.metrics)
+        run.housekeeping()
+
+
+@settings
+class SolvePlan:
+    """How long to solve."""
+
+    total_iterations: PositiveCount = 1_000
+    """Calls of ``Solver.iterate``."""
+
+
+def solve_loop(solver: Solver, plan: SolvePlan, run: Run) -> None:
+    """Iterate until ``plan.total_iterations``; an iteration is a transition to the run's clocks.
+
+    Continues from the run folder's newest checkpoint if there is one. Raises ``run.Stopped``
+    after a checkpoint if a stop was asked for.
+    """
+    run.resume(solver=solver)
+    while run.transitions < plan.total_iterations:
+        metrics = solver.iterate()
+        run.advance(1, [])
+        run.log(metrics)
         run.housekeeping()

@@ -60,11 +60,14 @@ class Run:
         config: RunConfig,
         total_transitions: int,
         metrics: dict[str, str],
-        evaluate: Callable[[int], Evaluation],
+        evaluate: Callable[[int], Evaluation] | None,
         *,
         quiet: bool = False,
     ) -> None:
-        """``metrics`` are the agent's; ``evaluate`` maps transitions to an evaluation."""
+        """``metrics`` are the agent's or solver's; ``evaluate`` maps transitions to an evaluation.
+
+        A solver whose metrics say everything has nothing to evaluate: None.
+        """
         self.folder = folder
         self.config = config
         self.total_transitions = total_transitions
@@ -91,16 +94,30 @@ class Run:
 
         Returns the observations to act on.
         """
-        self._parts = {"envs": envs, "replay": replay, **parts}
-        state = self._store.recover()
-        offset = 0
-        if state is None:
-            obs = envs.reset()
-        else:
-            for name, part in self._parts.items():
-                part.load_state_dict(state[name])
+        if self.resume(envs=envs, replay=replay, **parts):
             replay.cut(envs.lost)
             obs = envs.observe()
+        else:
+            obs = envs.reset()
+        if not envs.spec.resumable:
+            self._progress.say(
+                "warning: this environment does not repeat itself from its seed and actions: a "
+                "resumed run will begin new episodes and differ from an uninterrupted one"
+            )
+        self._began = self._line_began = time.monotonic()
+        return obs
+
+    def resume(self, **parts: Stateful) -> bool:
+        """Load ``parts`` from the newest good checkpoint; whether there was one.
+
+        From here on they are what a checkpoint holds.
+        """
+        self._parts = parts
+        state = self._store.recover()
+        offset = 0
+        if state is not None:
+            for name, part in parts.items():
+                part.load_state_dict(state[name])
             offset = self._load(state["run"])
         self._write_evaluations()  # drops those that were made after the checkpoint
         self._log = MetricsLog(
@@ -109,14 +126,9 @@ class Run:
         self._progress = Progress(self.total_transitions, self.transitions, quiet=self._quiet)
         if state is not None:
             self._progress.say(f"resumed at {self.transitions:,} transitions")
-        if not envs.spec.resumable:
-            self._progress.say(
-                "warning: this environment does not repeat itself from its seed and actions: a "
-                "resumed run will begin new episodes and differ from an uninterrupted one"
-            )
         self._began = self._line_began = time.monotonic()
         self._line_transitions = self.transitions
-        return obs
+        return state is not None
 
     def advance(self, n: int, episodes: list[Episode]) -> None:
         """Count ``n`` more transitions and the episodes that ended with them."""
@@ -135,8 +147,8 @@ class Run:
         finished = self.transitions >= self.total_transitions
         if self._due(self.config.log_every_transitions) or finished:
             self._write_line()
-        if self._due(self.config.evaluate_every_transitions) or finished:
-            self._run_evaluation()
+        if self._evaluate and (self._due(self.config.evaluate_every_transitions) or finished):
+            self._run_evaluation(self._evaluate)
         asked = self._stop_signal is not None
         if self._due(self.config.checkpoint_every_transitions) or finished or asked:
             self._save()
@@ -201,8 +213,8 @@ class Run:
         values["time/seconds"] = self._seconds + now - self._began
         self._log.write(self.transitions, values)
 
-    def _run_evaluation(self) -> None:
-        result = self._evaluate(self.transitions)
+    def _run_evaluation(self, evaluate: Callable[[int], Evaluation]) -> None:
+        result = evaluate(self.transitions)
         self.evaluations.append(result)
         self._log.write(
             self.transitions,
@@ -223,7 +235,8 @@ class Run:
 
     def _save(self) -> None:
         state = {name: part.state_dict() for name, part in self._parts.items()}
-        bad = find_nonfinite(state["agent"], "agent") if "agent" in state else None
+        learned = {name: state[name] for name in ("agent", "solver") if name in state}
+        bad = find_nonfinite(learned)
         if bad:
             raise UserError(
                 f"{bad} is not finite at {self.transitions:,} transitions; the last good "

@@ -1,8 +1,9 @@
 """The values and protocols that agents, replay, environments and loops exchange.
 
 Shape letters, everywhere in the suite: ``N`` environments, ``A`` agents, ``B`` batch, ``T`` time,
-``K`` ensemble members, ``D`` features. The environment or batch axis comes first. Data are trees:
-tensors, or (nested) dicts of tensors; code that moves data never looks inside.
+``K`` ensemble members, ``D`` features, ``S`` and ``X`` tabular states and actions. The environment
+or batch axis comes first. Data are trees: tensors, or (nested) dicts of tensors; code that moves
+data never looks inside.
 """
 
 from __future__ import annotations
@@ -162,6 +163,13 @@ class Agent(Stateful, Protocol):
 
     def update(self, batch: Batch) -> Update:
         """One learning step."""
+
+
+class Solver(Stateful, Protocol):
+    """A planner or equilibrium solver: it has a model, and no stream of experience."""
+
+    def iterate(self) -> Metrics:
+        """One iteration; names are fixed by the solver's module (``METRICS``)."""
 
 
 class Sampler(Stateful, Protocol):
