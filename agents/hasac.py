@@ -11,7 +11,7 @@ state and all actions. What sets it apart from one SAC per agent:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal
 
 import gymnasium as gym
@@ -28,13 +28,14 @@ from rlsuite.optim import descend, load_optimizer_state, make_optimizer, optimiz
 from rlsuite.parts import (
     AnnealedTemperature,
     FixedTemperature,
-    LearnedTemperature,
+    LearnedTemperatures,
     ValueNorm,
     move_target,
 )
 from rlsuite.policies import observation_size
 from rlsuite.rng import derive_seed, generator
 from rlsuite.settings import Fraction, NonNegative, Positive, PositiveCount, settings
+from rlsuite.teams import agent_spaces, alive_of, mask_of, own
 from rlsuite.tree import flatten_features, to_device
 from rlsuite.types import Batch, State, Tree, Update
 
@@ -100,6 +101,33 @@ class HASACConfig:
     """Longest gradient of an actor or of the critics; longer ones are scaled down."""
 
 
+class Mirror:
+    """What an instance of the MEHAML template (section 3) adds to an agent's turn: a drift, which
+    holds the new policy near the old, and a neighbourhood, which it may not leave. This one is
+    HASAC: no drift, every policy. Others are in ``rlsuite.agents.mehaml``.
+
+    The template's third part, the distribution of states, is the sampler of the replay.
+    """
+
+    inner_steps: int = 1
+    """Gradient steps in a turn. By its conditions a drift has no gradient at the old policy, where
+    the first step is taken: it needs two or more."""
+
+    def drift(
+        self, actor: Actor, output: Tensor, old: Tensor, mask: Tensor | None
+    ) -> Tensor | float:
+        """(B,) what is added to the loss, differentiable by the (B, outputs) ``output``; ``old``
+        is that of the policy before the turn."""
+        return 0.0
+
+    def neighbourhood(
+        self, actor: Actor, obs: Tensor, old: Tensor, mask: Tensor | None, weight: Tensor
+    ) -> Callable[[], None]:
+        """Called before a turn; what it returns is called after every step and takes the actor back
+        into the neighbourhood of the old policy. ``weight`` is (B,), 0 where the agent is dead."""
+        return lambda: None
+
+
 class HASAC:
     """Heterogeneous-Agent Soft Actor-Critic.
 
@@ -113,12 +141,15 @@ class HASAC:
         action_space: gym.Space[Any],
         config: HASACConfig | None = None,
         *,
+        mirror: Mirror | None = None,
         device: torch.device | str = "cpu",
         seed: int = 0,
     ) -> None:
-        """Fresh networks. Raises UserError unless the spaces are keyed by agent, or if
-        ``entropy_share`` names other agents than there are."""
+        """Fresh networks; another ``mirror`` is another instance of the template. Raises UserError
+        unless the spaces are keyed by agent, or if ``entropy_share`` names other agents than there
+        are."""
         self.config = config = config or HASACConfig()
+        self.mirror = mirror or Mirror()
         self.device = torch.device(device)
         spaces = agent_spaces(observation_space, action_space, "HASAC")
         self.names = list(spaces)
@@ -152,20 +183,19 @@ class HASAC:
         self.critic_optimizer = make_optimizer(
             config.optimizer, self.critic.parameters(), config.lr_critic
         )
-        self.temperatures = {name: self._make_temperature() for name in self.names}
+        self.temperature = self._make_temperature()
         self.shares = _shares(config.entropy_share, self.names)
         self.value_norm = ValueNorm(self.device) if config.normalize_values else None
         self.noise = generator(seed, "hasac noise", device=self.device)
         # The host's own, for the order decides what it does next.
         self.orders = np.random.Generator(np.random.PCG64(derive_seed(seed, "hasac orders")))
 
-    def _make_temperature(self) -> FixedTemperature | LearnedTemperature | AnnealedTemperature:
+    def _make_temperature(self) -> FixedTemperature | LearnedTemperatures | AnnealedTemperature:
         config = self.config
         if config.temperature == "auto":
-            # The entropy to hold depends on the batch: it is added to the log probabilities.
-            return LearnedTemperature(
+            return LearnedTemperatures(
+                len(self.names),
                 config.initial_temperature,
-                0.0,
                 config.optimizer,
                 config.lr_temperature,
                 self.device,
@@ -205,21 +235,29 @@ class HASAC:
         Returns METRICS and, as priority, the mean of the critics' absolute errors, the greatest of
         the views of the state.
         """
-        temperatures = {name: part.value() for name, part in self.temperatures.items()}
-        critic_loss, value, error = self._improve_critics(batch, temperatures)
-        found = self._improve_actors(batch, temperatures, order)
+        temperature = self.temperature.value().expand(len(self.names))
+        critic_loss, value, error = self._improve_critics(batch, temperature)
+        found = self._improve_actors(batch, temperature, order)
+        excess = torch.zeros_like(temperature)
+        for i, turn in zip(order, found, strict=True):
+            excess[i] = turn.pop("excess")
+        temperature_loss = self.temperature.update(excess)
         move_target(self.target.parameters(), self.critic.parameters(), self.config.target_rate)
         means = {name: torch.stack([turn[name] for turn in found]).mean() for name in found[0]}
-        metrics = {"loss/critic": critic_loss, "value/q": value, **means}
+        metrics = {
+            "loss/critic": critic_loss,
+            "loss/temperature": temperature_loss.mean(),
+            "value/q": value,
+            "policy/temperature": temperature.mean(),
+            **means,
+        }
         return Update(metrics, priority=error.abs().mean(0).amax(0))
 
-    def _improve_critics(
-        self, batch: Batch, temperatures: dict[str, Tensor]
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def _improve_critics(self, batch: Batch, temperature: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The loss, the mean value, and the (K, views, B) errors."""
         assert isinstance(batch.reward, Tensor) and isinstance(batch.action, dict)
         with torch.no_grad():
-            target = self._target(batch, temperatures)
+            target = self._target(batch, temperature)
             if self.value_norm:
                 self.value_norm.update(target.flatten())
                 target = self.value_norm.normalize(target)
@@ -243,11 +281,11 @@ class HASAC:
         mean = self.value_norm.denormalize(mean) if self.value_norm else mean
         return loss.detach(), mean, error.detach()
 
-    def _target(self, batch: Batch, temperatures: dict[str, Tensor]) -> Tensor:
+    def _target(self, batch: Batch, temperature: Tensor) -> Tensor:
         """(views, B) targets: reward and the soft value of the next state (section 4.2)."""
         assert isinstance(batch.reward, Tensor)
         actions, bonus = [], torch.zeros_like(batch.reward)
-        for name, actor in self.actors.items():
+        for (name, actor), weight in zip(self.actors.items(), temperature, strict=True):
             mask = mask_of(batch.next_obs, name)
             output = actor(own(batch.next_obs, name))
             action, log_prob = actor.sample(output, mask, self.noise)
@@ -255,36 +293,36 @@ class HASAC:
                 assert isinstance(actor, CategoricalActor)
                 log_prob = -actor.entropy(actor.log_pi(output, mask))
             actions.append(action)
-            bonus -= temperatures[name] * log_prob
+            bonus -= weight * log_prob
         values = self._denormalized(
             self._values(self.target, self._views(batch.next_obs), actions).amin(0)
         )
         return batch.reward + batch.discount * (values + bonus)
 
     def _improve_actors(
-        self, batch: Batch, temperatures: dict[str, Tensor], order: Sequence[int]
+        self, batch: Batch, temperature: Tensor, order: Sequence[int]
     ) -> list[dict[str, Tensor]]:
-        """Every agent's turn (section 4.3); what each has to report."""
+        """Every agent's turn (section 4.3); what each has to report, in the order of the turns."""
         views = self._views(batch.obs)
         alive = alive_of(batch.obs, self.names, len(batch.discount), self.device)
+        weights = alive / alive.mean(0).clamp(min=1e-8)
         # Until its turn an agent's policy stays as it is: one pass serves its first draw and turn.
         outputs = [self.actors[name](own(batch.obs, name)) for name in self.names]
-        with torch.no_grad():
-            first = self.critic.state_part(views.flatten(0, 1))
-            # Nobody needs the first draw of whoever comes first, or the last of whoever comes last.
-            drawn = order if self.config.order == "simultaneous" else order[1:]
-            parts = {i: self._action_part(batch.obs, i, outputs[i], views) for i in drawn}
+        first = self.critic.state_part(views.flatten(0, 1))
+        # Nobody needs the first draw of whoever comes first, or the last of whoever comes last.
+        drawn = order if self.config.order == "simultaneous" else order[1:]
+        parts = {i: self._action_part(batch.obs, i, outputs[i], len(views)) for i in drawn}
         found = []
         for i in order:
             # The sum of the critics' first layer but for this agent's action.
             others = sum((part for j, part in parts.items() if j != i), start=first)
-            weight = alive[:, i] / alive[:, i].mean().clamp(min=1e-8)
-            temperature = temperatures[self.names[i]]
-            found.append(self._turn(batch.obs, i, outputs[i], others, weight, temperature))
+            found.append(
+                self._turn(batch.obs, i, outputs[i], others, weights[:, i], temperature[i])
+            )
             if self.config.order != "simultaneous" and i != order[-1]:
                 with torch.no_grad():
                     output = self.actors[self.names[i]](own(batch.obs, self.names[i]))
-                parts[i] = self._action_part(batch.obs, i, output, views)
+                parts[i] = self._action_part(batch.obs, i, output, len(views))
         return found
 
     def _turn(
@@ -296,44 +334,64 @@ class HASAC:
         weight: Tensor,
         temperature: Tensor,
     ) -> dict[str, Tensor]:
-        """One step of agent i's policy and temperature.
+        """Agent i's policy climbs the soft value, by as many steps as the template's instance asks.
 
         Args:
             output: of the agent's network for ``obs``.
             others: (K, views * B, units) sum of the first layer but for the agent's action.
             weight: (B,) 0 where the agent is dead; the mean is 1.
+
+        Returns:
+            Beside what METRICS names, "excess": the entropy that is missing, in nats.
         """
         name, actor = self.names[i], self.actors[self.names[i]]
-        mask = mask_of(obs, name)
-        if self._is_exact(actor):
-            assert isinstance(actor, CategoricalActor)
-            log_pi = actor.log_pi(output, mask)
-            with torch.no_grad():
-                value = self._values_of_all(others, i, len(weight))
-            log_prob = (log_pi.exp() * log_pi).sum(1)
-            soft = (log_pi.exp() * (temperature * log_pi - value)).sum(1)
-        else:
-            action, log_prob = actor.sample(output, mask, self.noise)
-            part = self.critic.action_part(i, action).repeat(1, len(others[0]) // len(weight), 1)
-            value = self.critic.rest(others + part).view(len(others), -1, len(weight))
-            soft = temperature * log_prob - self._seen(self._denormalized(value.amin(0)), i)
-        loss = (weight * soft).mean()
-        descend(loss, self.actor_optimizers[name], self.config.max_grad_norm)
+        mask, old = mask_of(obs, name), output.detach()
+        limit = self.mirror.neighbourhood(actor, own(obs, name), old, mask, weight)
+        for step in range(self.mirror.inner_steps):
+            output = actor(own(obs, name)) if step else output
+            if self._is_exact(actor):
+                loss, log_prob = self._exact_loss(output, i, others, mask, temperature)
+            else:
+                loss, log_prob = self._sampled_loss(output, i, others, mask, temperature)
+            loss = (weight * (loss + self.mirror.drift(actor, output, old, mask))).mean()
+            descend(loss, self.actor_optimizers[name], self.config.max_grad_norm)
+            limit()
         log_prob = log_prob.detach()
         excess = log_prob + actor.target_entropy(self.shares[name], mask)
         return {
             "loss/actor": loss.detach(),
-            "loss/temperature": self.temperatures[name].update(weight * excess),
             "policy/entropy": -(weight * log_prob).mean(),
-            "policy/temperature": temperature,
+            "excess": (weight * excess).mean(),
         }
 
-    def _values_of_all(self, others: Tensor, i: int, batch_size: int) -> Tensor:
-        """(B, actions) values of every action of agent i, the others' being as they are."""
-        first = others[:, :, None] + self.critic.weight_of(i)[:, None]
+    def _exact_loss(
+        self, output: Tensor, i: int, others: Tensor, mask: Tensor | None, temperature: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """(B,) expectations of temperature * log pi - Q over all actions, and of log pi."""
+        actor = self.actors[self.names[i]]
+        assert isinstance(actor, CategoricalActor)
+        log_pi = actor.log_pi(output, mask)
+        first = others[:, :, None] + self.critic.weight_of(i).detach()[:, None]
         values = self.critic.rest(first.flatten(1, 2)).amin(0)
-        actions = first.shape[2]
-        return self._seen(self._denormalized(values.view(-1, batch_size, actions)), i)
+        value = self._seen(self._denormalized(values.view(-1, *log_pi.shape)), i)
+        pi = log_pi.exp()
+        return (pi * (temperature * log_pi - value)).sum(1), (pi * log_pi).sum(1)
+
+    def _sampled_loss(
+        self, output: Tensor, i: int, others: Tensor, mask: Tensor | None, temperature: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """(B,) temperature * log pi - Q of a differentiable draw, and its log pi."""
+        action, log_prob = self.actors[self.names[i]].sample(output, mask, self.noise)
+        drawn = action.detach()
+        part = self.critic.action_part(i, drawn)
+        value, slope = self.critic.least(
+            i, others + _repeated(part, len(others[0]) // len(part[0]))
+        )
+        value = self._seen(self._denormalized(value.view(-1, len(drawn))), i)
+        slope = self._seen(self._scaled(slope.view(-1, *drawn.shape)), i)
+        # To first order in the action, which is zero here: the value, with its gradient.
+        value = value + ((action - drawn) * slope).sum(1)
+        return temperature * log_prob - value, log_prob
 
     def _seen(self, value: Tensor, i: int) -> Tensor:
         """(views, B, ...) values to those that agent i climbs: (B, ...)."""
@@ -341,15 +399,15 @@ class HASAC:
         return value[i] if own_view else value.mean(0)
 
     @torch.no_grad()
-    def _action_part(self, obs: Tree, i: int, output: Tensor, views: Tensor) -> Tensor:
+    def _action_part(self, obs: Tree, i: int, output: Tensor, views: int) -> Tensor:
         """(K, views * B, units) share of a draw of agent i in the critics' first layer."""
         name = self.names[i]
         action, _ = self.actors[name].sample(output, mask_of(obs, name), self.noise)
-        return self.critic.action_part(i, action).repeat(1, len(views), 1)
+        return _repeated(self.critic.action_part(i, action), views)
 
     def _values(self, critic: JointCritic, views: Tensor, actions: list[Tensor]) -> Tensor:
         """(K, views, B) values."""
-        rows = [action.repeat(len(views), 1) for action in actions]
+        rows = [_repeated(action[None], len(views))[0] for action in actions]
         values: Tensor = critic(views.flatten(0, 1), rows)
         return values.view(len(values), len(views), -1)
 
@@ -363,6 +421,9 @@ class HASAC:
 
     def _denormalized(self, values: Tensor) -> Tensor:
         return self.value_norm.denormalize(values) if self.value_norm else values
+
+    def _scaled(self, slopes: Tensor) -> Tensor:
+        return slopes * self.value_norm.mean_and_std()[1] if self.value_norm else slopes
 
     def _is_exact(self, actor: Actor) -> bool:
         return (
@@ -382,7 +443,7 @@ class HASAC:
                 name: optimizer_state(part) for name, part in self.actor_optimizers.items()
             },
             "critic_optimizer": optimizer_state(self.critic_optimizer),
-            "temperatures": {name: part.state_dict() for name, part in self.temperatures.items()},
+            "temperature": self.temperature.state_dict(),
             "value_norm": self.value_norm.state_dict() if self.value_norm else {},
             "noise": self.noise.get_state(),
             "orders": self.orders.bit_generator.state,
@@ -393,7 +454,7 @@ class HASAC:
         for name in self.names:
             self.actors[name].load_state_dict(state["actors"][name])
             load_optimizer_state(self.actor_optimizers[name], state["actor_optimizers"][name])
-            self.temperatures[name].load_state_dict(state["temperatures"][name])
+        self.temperature.load_state_dict(state["temperature"])
         self.critic.load_state_dict(state["critic"])
         self.target.load_state_dict(state["target"])
         load_optimizer_state(self.critic_optimizer, state["critic_optimizer"])
@@ -403,43 +464,9 @@ class HASAC:
         self.orders.bit_generator.state = state["orders"]
 
 
-def agent_spaces(
-    observation_space: gym.Space[Any], action_space: gym.Space[Any], algorithm: str
-) -> dict[str, tuple[gym.Space[Any], gym.Space[Any]]]:
-    """By agent its observation and action space.
-
-    Raises UserError, which names the ``algorithm``, unless the spaces are keyed by agent.
-    """
-    keyed = isinstance(observation_space, gym.spaces.Dict) and isinstance(
-        action_space, gym.spaces.Dict
-    )
-    if not keyed or not {"agents", "state"} <= set(observation_space.keys()):  # type: ignore[attr-defined]
-        raise UserError(
-            f"{algorithm} needs an environment of several agents, with observations "
-            f'{{"agents": ..., "state": ...}}; this one has {observation_space}'
-        )
-    observations = observation_space["agents"]  # type: ignore[index]
-    return {name: (observations[name], space) for name, space in action_space.items()}  # type: ignore[attr-defined]
-
-
-def own(obs: Tree, name: str) -> Tensor:
-    """The observation of one agent."""
-    return obs["agents"][name]  # type: ignore[index, return-value]
-
-
-def mask_of(obs: Tree, name: str) -> Tensor | None:
-    """(B, actions) which actions are available to an agent; None where all are."""
-    assert isinstance(obs, dict)
-    masks = obs.get("mask", {})
-    return masks.get(name) if isinstance(masks, dict) else None  # type: ignore[return-value]
-
-
-def alive_of(obs: Tree, names: list[str], batch_size: int, device: torch.device) -> Tensor:
-    """(B, A) float32: 1 where an agent was alive before the step."""
-    assert isinstance(obs, dict)
-    if "alive" not in obs:
-        return torch.ones(batch_size, len(names), device=device)
-    return obs["alive"].to(torch.float32)  # type: ignore[union-attr]
+def _repeated(part: Tensor, views: int) -> Tensor:
+    """(K, B, D) to (K, views * B, D), without a copy for one view."""
+    return part if views == 1 else part.repeat(1, views, 1)
 
 
 def _shares(share: float | dict[str, float], names: list[str]) -> dict[str, float]:

@@ -148,7 +148,7 @@ def critic_of(net: Any, k: int) -> nn.Sequential:
 def weights_of(agent: HASAC) -> list[Tensor]:
     actors = [p for actor in agent.actors.values() for p in actor.parameters()]
     first = [agent.critic.net.weights[0][0].T, agent.critic.net.biases[0][0, 0]]
-    return [*actors, *first, *(t.log_value[0] for t in agent.temperatures.values())]
+    return [*actors, *first, *agent.temperature.log_value]
 
 
 def measure(continuous: bool, rounds: int, updates: int) -> dict[str, Any]:

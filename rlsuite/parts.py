@@ -90,6 +90,48 @@ class LearnedTemperature:
         load_optimizer_state(self.optimizer, state["optimizer"])
 
 
+class LearnedTemperatures:
+    """Temperatures of A agents, each with its own target entropy, in one step: for every agent the
+    loss is that of ``LearnedTemperature``."""
+
+    def __init__(
+        self,
+        agents: int,
+        initial: float,
+        optimizer: str,
+        lr: float,
+        device: torch.device,
+        *,
+        bounds: tuple[float, float],
+    ) -> None:
+        """``bounds`` are the least and greatest log temperature."""
+        self.bounds = bounds
+        self.log_value = nn.Parameter(torch.full((agents,), math.log(initial), device=device))
+        self.optimizer = make_optimizer(optimizer, [self.log_value], lr)
+
+    def value(self) -> Tensor:
+        """(A,) temperatures, without gradient; a copy that later updates leave as it is."""
+        return self.log_value.detach().exp()
+
+    def update(self, excess: Tensor) -> Tensor:
+        """One step from the (A,) means of log pi plus target entropy; the (A,) losses."""
+        loss = -self.log_value * excess.detach()
+        descend(loss.sum(), self.optimizer)
+        with torch.no_grad():
+            self.log_value.clamp_(*self.bounds)
+        return loss.detach()
+
+    def state_dict(self) -> State:
+        """Log temperatures and optimizer."""
+        return {"log_value": self.log_value.detach(), "optimizer": optimizer_state(self.optimizer)}
+
+    def load_state_dict(self, state: State) -> None:
+        """Continue from a saved state."""
+        with torch.no_grad():
+            self.log_value.copy_(state["log_value"])
+        load_optimizer_state(self.optimizer, state["optimizer"])
+
+
 class AnnealedTemperature:
     """A temperature that shrinks by a factor at every update, down to a least one."""
 

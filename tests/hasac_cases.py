@@ -109,7 +109,8 @@ class Naive:
     def update(self, batch: Batch) -> dict[str, float]:
         a, config = self.agent, self.agent.config
         order = a.orders.permutation(len(a.names)).tolist()
-        alpha = {n: a.temperatures[n].value() for n in a.names}
+        alpha = dict(zip(a.names, a.temperature.value().expand(len(a.names)), strict=True))
+        excesses = {}
         with torch.no_grad():
             next_actions, entropy = [], 0.0
             for name in a.names:
@@ -157,12 +158,13 @@ class Naive:
                 soft = alpha[name] * log_prob - value
             self.step((w * soft).sum(), a.actor_optimizers[name])
             excess = log_prob + actor.target_entropy(a.shares[name], mask)
-            a.temperatures[name].update(w * len(w) * excess)
+            excesses[name] = (w * excess).sum().detach()
             if i == order[-1]:
                 break
             with torch.no_grad():
                 actor, output, mask = self.policy(batch.obs, name)
                 current[i] = actor.sample(output, mask, a.noise)[0]
+        a.temperature.update(torch.stack([excesses[n] for n in a.names]))
         with torch.no_grad():
             for slow, fast in zip(a.target.parameters(), a.critic.parameters(), strict=True):
                 slow.lerp_(fast, config.target_rate)

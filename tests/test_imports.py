@@ -12,7 +12,17 @@ ROOT = Path(__file__).resolve().parents[1]
 # A module may import those of lower layers, and earlier ones of its own layer.
 LAYERS: list[list[str]] = [
     ["errors", "types", "tree", "rng", "settings"],
-    ["nets", "distributions", "optim", "parts", "policies", "actors", "joint_critic", "stats"],
+    [
+        "nets",
+        "distributions",
+        "optim",
+        "parts",
+        "policies",
+        "actors",
+        "joint_critic",
+        "teams",
+        "stats",
+    ],
     [
         "buffers.uniform",
         "buffers.reshuffle",

@@ -1,0 +1,55 @@
+"""What agents that act together read from their environment's spaces and observations.
+
+The layout is that of ``rlsuite.envs.team``: ``{"agents": {name: ...}, "state": ..., "mask": {name:
+...}, "alive": ...}``, the last two where the environment has them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import torch
+from torch import Tensor
+
+from rlsuite.errors import UserError
+from rlsuite.types import Tree
+
+
+def agent_spaces(
+    observation_space: gym.Space[Any], action_space: gym.Space[Any], algorithm: str
+) -> dict[str, tuple[gym.Space[Any], gym.Space[Any]]]:
+    """By agent its observation and action space.
+
+    Raises UserError, which names the ``algorithm``, unless the spaces are keyed by agent.
+    """
+    keyed = isinstance(observation_space, gym.spaces.Dict) and isinstance(
+        action_space, gym.spaces.Dict
+    )
+    if not keyed or not {"agents", "state"} <= set(observation_space.keys()):  # type: ignore[attr-defined]
+        raise UserError(
+            f"{algorithm} needs an environment of several agents, with observations "
+            f'{{"agents": ..., "state": ...}}; this one has {observation_space}'
+        )
+    observations = observation_space["agents"]  # type: ignore[index]
+    return {name: (observations[name], space) for name, space in action_space.items()}  # type: ignore[attr-defined]
+
+
+def own(obs: Tree, name: str) -> Tensor:
+    """The observation of one agent."""
+    return obs["agents"][name]  # type: ignore[index, return-value]
+
+
+def mask_of(obs: Tree, name: str) -> Tensor | None:
+    """(B, actions) which actions are available to an agent; None where all are."""
+    assert isinstance(obs, dict)
+    masks = obs.get("mask", {})
+    return masks.get(name) if isinstance(masks, dict) else None  # type: ignore[return-value]
+
+
+def alive_of(obs: Tree, names: list[str], batch_size: int, device: torch.device) -> Tensor:
+    """(B, A) float32: 1 where an agent was alive before the step."""
+    assert isinstance(obs, dict)
+    if "alive" not in obs:
+        return torch.ones(batch_size, len(names), device=device)
+    return obs["alive"].to(torch.float32)  # type: ignore[union-attr]
