@@ -395,19 +395,19 @@ class HASAC:
 
     def _seen(self, value: Tensor, i: int) -> Tensor:
         """(views, B, ...) values to those that agent i climbs: (B, ...)."""
-        own_view = len(value) > 1 and self.config.actor_views == "own"
-        return value[i] if own_view else value.mean(0)
+        if len(value) == 1:
+            return value[0]
+        return value[i] if self.config.actor_views == "own" else value.mean(0)
 
-    @torch.no_grad()
     def _action_part(self, obs: Tree, i: int, output: Tensor, views: int) -> Tensor:
         """(K, views * B, units) share of a draw of agent i in the critics' first layer."""
         name = self.names[i]
-        action, _ = self.actors[name].sample(output, mask_of(obs, name), self.noise)
+        action = self.actors[name].draw(output, mask_of(obs, name), self.noise)
         return _repeated(self.critic.action_part(i, action), views)
 
     def _values(self, critic: JointCritic, views: Tensor, actions: list[Tensor]) -> Tensor:
         """(K, views, B) values."""
-        rows = [_repeated(action[None], len(views))[0] for action in actions]
+        rows = [action.repeat(len(views), 1) if len(views) > 1 else action for action in actions]
         values: Tensor = critic(views.flatten(0, 1), rows)
         return values.view(len(values), len(views), -1)
 

@@ -69,6 +69,13 @@ class NormalActor(nn.Module):
         draw = torch.randn(shape, generator=noise, device=output.device)
         return self.policy.sample(output, draw)
 
+    @torch.no_grad()
+    def draw(self, output: Tensor, mask: Tensor | None, noise: torch.Generator | None) -> Tensor:
+        """The (B, size) encodings that ``sample`` would give, alone."""
+        mean, log_std = self.policy.mean_and_log_std(output)
+        draw = torch.randn(mean.shape, generator=noise, device=output.device)
+        return torch.tanh(mean + log_std.exp() * draw)
+
     def act(
         self, output: Tensor, mask: Tensor | None, noise: torch.Generator | None, *, explore: bool
     ) -> Tensor:
@@ -146,19 +153,24 @@ class CategoricalActor(nn.Module):
         1611.01144): one-hot, with the gradient of the softmax of log pi plus Gumbel noise.
         """
         log_pi = self.log_pi(output, mask)
-        noisy = log_pi - torch.empty_like(log_pi).exponential_(generator=noise).log()
-        encoding = torch.cat(
-            [_straight_through(part) for part in torch.split(noisy, self.heads, 1)], 1
-        )
+        soft = _noisy(log_pi, noise)
+        parts = [part.softmax(1) for part in torch.split(soft, self.heads, 1)]
+        hard = [_one_hot(part) for part in parts]
+        encoding = torch.cat([h + p - p.detach() for h, p in zip(hard, parts, strict=True)], 1)
         return encoding, (encoding * log_pi).sum(1)
+
+    @torch.no_grad()
+    def draw(self, output: Tensor, mask: Tensor | None, noise: torch.Generator | None) -> Tensor:
+        """The (B, size) encodings that ``sample`` would give, alone."""
+        noisy = _noisy(self.log_pi(output, mask), noise)
+        return torch.cat([_one_hot(part) for part in torch.split(noisy, self.heads, 1)], 1)
 
     def act(
         self, output: Tensor, mask: Tensor | None, noise: torch.Generator | None, *, explore: bool
     ) -> Tensor:
         """(B,) or (B, heads) int64 actions of the environment, sampled or the likeliest."""
         log_pi = self.log_pi(output, mask)
-        if explore:  # the argmax of log pi + Gumbel noise is distributed as pi
-            log_pi = log_pi - torch.empty_like(log_pi).exponential_(generator=noise).log()
+        log_pi = _noisy(log_pi, noise) if explore else log_pi
         parts = torch.split(log_pi, self.heads, 1)
         action = self.start + torch.stack([part.argmax(1) for part in parts], 1)
         return action if self.is_multi else action[:, 0]
@@ -223,7 +235,11 @@ def _orthogonal(
     return layer
 
 
-def _straight_through(noisy: Tensor) -> Tensor:
-    soft = noisy.softmax(1)
-    hard = F.one_hot(soft.argmax(1), soft.shape[1]).to(soft.dtype)
-    return hard + soft - soft.detach()
+def _noisy(log_pi: Tensor, noise: torch.Generator | None) -> Tensor:
+    """With Gumbel noise added, so that the argmax is distributed as pi."""
+    return log_pi - torch.empty_like(log_pi).exponential_(generator=noise).log()
+
+
+def _one_hot(scores: Tensor) -> Tensor:
+    """Of the greatest of each row."""
+    return F.one_hot(scores.argmax(1), scores.shape[1]).to(scores.dtype)

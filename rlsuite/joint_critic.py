@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rlsuite.nets import EnsembleMLP
@@ -35,8 +36,23 @@ class JointCritic(nn.Module):
 
     def forward(self, state: Tensor, actions: Sequence[Tensor]) -> Tensor:
         """(B, state) and (B, size) of each agent to (K, B) values."""
-        values: Tensor = self.net(torch.cat([state, *actions], dim=1))
-        return values.squeeze(2)
+        x = torch.cat([state, *actions], dim=1)
+        weight, bias = self.net.weights[0], self.net.biases[0]
+        h = torch.relu(torch.baddbmm(bias, x.expand(len(weight), -1, -1), weight))
+        for weight, bias in self._inner():
+            h = torch.relu(torch.baddbmm(bias, h, weight))
+        return self._last(h)
+
+    def _inner(self) -> list[tuple[Tensor, Tensor]]:
+        """Weights and biases of the layers between the first and the last."""
+        return list(zip(self.net.weights[1:-1], self.net.biases[1:-1], strict=True))
+
+    def _last(self, h: Tensor) -> Tensor:
+        """(K, B, units) to (K, B) values."""
+        # On a CPU a product with a single column takes several times as long as this.
+        row = self.net.weights[-1].transpose(1, 2)
+        values: Tensor = (h * row).sum(2) + self.net.biases[-1][:, :, 0]
+        return values
 
     @torch.no_grad()
     def state_part(self, state: Tensor) -> Tensor:
@@ -54,17 +70,16 @@ class JointCritic(nn.Module):
     @torch.no_grad()
     def action_part(self, agent: int, action: Tensor) -> Tensor:
         """(B, size) to its share of the first layer's sum: (K, B, units)."""
-        part: Tensor = action @ self.weight_of(agent)
-        return part
+        weight = self.weight_of(agent)
+        return torch.bmm(action.expand(len(weight), -1, -1), weight)
 
     @torch.no_grad()
     def rest(self, first: Tensor) -> Tensor:
         """(K, B, units) sums of the first layer, which are overwritten, to (K, B) values."""
-        h: Tensor = first
-        for weight, bias in zip(self.net.weights[1:], self.net.biases[1:], strict=True):
-            h = torch.baddbmm(bias, h.relu_(), weight)
-        values: Tensor = h.squeeze(2)
-        return values
+        h = first.relu_()
+        for weight, bias in self._inner():
+            h = torch.baddbmm(bias, h, weight).relu_()
+        return self._last(h)
 
     @torch.no_grad()
     def least(self, agent: int, first: Tensor) -> tuple[Tensor, Tensor]:
@@ -73,15 +88,14 @@ class JointCritic(nn.Module):
 
         By hand, since autograd would keep a graph of everything for these few numbers.
         """
-        *inner, out = zip(self.net.weights[1:], self.net.biases[1:], strict=True)
         hidden = [first.relu_()]
-        for weight, bias in inner:
+        for weight, bias in self._inner():
             hidden.append(torch.baddbmm(bias, hidden[-1], weight).relu_())
-        values = torch.baddbmm(out[1], hidden[-1], out[0])
-        value, member = values.min(0)
-        members = torch.arange(len(values), device=values.device)[:, None, None]
-        slope = (members == member) * out[0].transpose(1, 2)
-        for (weight, _), h in zip(reversed(inner), reversed(hidden[1:]), strict=True):
-            slope = torch.bmm(slope.mul_(h > 0), weight.transpose(1, 2))
-        slope = slope.mul_(hidden[0] > 0)
-        return value.squeeze(1), torch.bmm(slope, self.weight_of(agent).transpose(1, 2)).sum(0)
+        value, member = self._last(hidden[-1]).min(0)
+        chosen = F.one_hot(member, len(first)).T.to(first.dtype)  # (K, B): 1 for the least
+        slope = chosen[:, :, None] * self.net.weights[-1].transpose(1, 2)
+        for (weight, _), h in zip(reversed(self._inner()), reversed(hidden[1:]), strict=True):
+            # The sign of what went through a ReLU is its derivative.
+            slope = torch.bmm(slope.mul_(h.sign_()), weight.transpose(1, 2))
+        slope = slope.mul_(hidden[0].sign_())
+        return value, torch.bmm(slope, self.weight_of(agent).transpose(1, 2)).sum(0)
