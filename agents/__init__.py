@@ -2,13 +2,14 @@
 
 from typing import Any, NamedTuple
 
-from rlsuite.agents import c51, crossq, discrete_sac, dqn, droq, hasac, sac, tqc
+from rlsuite.agents import c51, crossq, discrete_sac, dqn, droq, hasac, mehaml, sac, tqc
 from rlsuite.agents.c51 import C51, C51Config
 from rlsuite.agents.crossq import CrossQ, CrossQConfig
 from rlsuite.agents.discrete_sac import DiscreteSAC, DiscreteSACConfig
 from rlsuite.agents.dqn import DQN, DQNConfig
 from rlsuite.agents.droq import DroQ, DroQConfig
 from rlsuite.agents.hasac import HASAC, HASACConfig
+from rlsuite.agents.mehaml import HASACKLConfig, MEHATRPOConfig, hasac_kl, me_hatrpo
 from rlsuite.agents.sac import SAC, SACConfig
 from rlsuite.agents.tqc import TQC, TQCConfig
 
@@ -29,6 +30,8 @@ __all__ = [
     "DroQ",
     "DroQConfig",
     "HASACConfig",
+    "HASACKLConfig",
+    "MEHATRPOConfig",
     "SACConfig",
     "TQCConfig",
 ]
@@ -53,6 +56,8 @@ AGENTS = {
     "dqn": AgentEntry(DQN, DQNConfig, dqn.METRICS),
     "c51": AgentEntry(C51, C51Config, c51.METRICS),
     "hasac": AgentEntry(HASAC, HASACConfig, hasac.METRICS),
+    "hasac_kl": AgentEntry(hasac_kl, HASACKLConfig, mehaml.METRICS),
+    "me_hatrpo": AgentEntry(me_hatrpo, MEHATRPOConfig, mehaml.METRICS),
     "discrete_sac": AgentEntry(DiscreteSAC, DiscreteSACConfig, discrete_sac.METRICS),
 }
 """By the ``algorithm`` of a config."""

@@ -86,6 +86,16 @@ class NormalActor(nn.Module):
         """(B, size) encodings of the environment's actions."""
         return self.policy.to_unit(action)
 
+    def kl(self, output: Tensor, other: Tensor, mask: Tensor | None) -> Tensor:
+        """(B,) KL divergences, in nats, of the policies of ``output`` from those of ``other``: of
+        the normals, for the tanh is one to one."""
+        mean, log_std = self.policy.mean_and_log_std(output)
+        other_mean, other_log_std = self.policy.mean_and_log_std(other)
+        scaled = (mean - other_mean) * (-other_log_std).exp()
+        shrunk = log_std - other_log_std
+        # expm1 keeps the digits of policies that are nearly the same.
+        return 0.5 * (scaled.square() + torch.expm1(2.0 * shrunk) - 2.0 * shrunk).sum(1)
+
     def target_entropy(self, share: float, mask: Tensor | None) -> float:
         """Minus the number of dimensions: nats over actions in [-1, 1]."""
         return -float(self.size)
@@ -139,6 +149,11 @@ class CategoricalActor(nn.Module):
         if mask is not None:
             output = output.masked_fill(mask == 0, UNAVAILABLE)
         return torch.cat([part.log_softmax(1) for part in torch.split(output, self.heads, 1)], 1)
+
+    def kl(self, output: Tensor, other: Tensor, mask: Tensor | None) -> Tensor:
+        """(B,) KL divergences, in nats, of the policies of ``output`` from those of ``other``."""
+        log_pi = self.log_pi(output, mask)
+        return (log_pi.exp() * (log_pi - self.log_pi(other, mask))).sum(1)
 
     def entropy(self, log_pi: Tensor) -> Tensor:
         """(B,) nats."""

@@ -68,6 +68,7 @@ LAYERS: list[list[str]] = [
         "agents.discrete_sac",
         "agents.hasac",
         "agents.soft_policy_iteration",
+        "agents.mehaml",
         "agents",
     ],
     ["logger", "checkpoint", "evaluate", "run", "loops"],

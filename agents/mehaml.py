@@ -1,0 +1,251 @@
+"""Maximum-entropy heterogeneous-agent mirror learning (Liu et al., arXiv 2306.10715, section 3).
+
+The template behind HASAC: every agent in its turn climbs the soft value less a drift, inside a
+neighbourhood of its old policy. Whatever the two are, if they keep the conditions that
+``check_mirror`` checks, exact steps never lower the soft value of a state and end in quantal
+response equilibria. With networks and a few gradient steps per turn that is a heuristic.
+
+Instances here: HASAC itself (``rlsuite.agents.hasac.Mirror``), HASAC-KL (``KLDrift``), and the
+neighbourhood of ME-HATRPO (``KLBall``). All take their states from the replay, where ME-HATRPO's
+theory has the newest policy's own: a small ``replay.capacity`` comes nearer to that.
+
+Trained by ``rlsuite.loops.replay_loop``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any, cast
+
+import gymnasium as gym
+import torch
+from gymnasium.spaces import Box, Discrete, MultiDiscrete
+from torch import Tensor, nn
+
+from rlsuite.actors import Actor, make_actor
+from rlsuite.agents.hasac import HASAC, METRICS, HASACConfig, Mirror
+from rlsuite.agents.soft_policy_iteration import (
+    MarkovGame,
+    average,
+    quantal_residual,
+    soft_value,
+)
+from rlsuite.rng import generator
+from rlsuite.settings import NonNegative, Positive, PositiveCount, settings
+
+__all__ = [
+    "METRICS",
+    "HASACKLConfig",
+    "KLBall",
+    "KLDrift",
+    "MEHATRPOConfig",
+    "check_mirror",
+    "hasac_kl",
+    "me_hatrpo",
+]
+
+HALVINGS = 5
+"""How often a step that leaves a KL ball is halved, before it is taken back."""
+
+
+class KLDrift(Mirror):
+    """HASAC-KL: the drift ``weight`` * KL(new || old)."""
+
+    def __init__(self, weight: float, inner_steps: int) -> None:
+        """``weight`` is 1/eta, in the reward's units per nat."""
+        self.weight, self.inner_steps = weight, inner_steps
+
+    def drift(self, actor: Actor, output: Tensor, old: Tensor, mask: Tensor | None) -> Tensor:
+        """(B,) weighted KL divergences."""
+        return self.weight * actor.kl(output, old, mask)
+
+
+class KLBall(Mirror):
+    """ME-HATRPO's neighbourhood: mean KL(old || new) of at most ``radius`` nats.
+
+    A gradient step that leaves it is halved until it does not, as in a line search.
+    """
+
+    def __init__(self, radius: float, inner_steps: int) -> None:
+        self.radius, self.inner_steps = radius, inner_steps
+
+    def neighbourhood(
+        self, actor: Actor, obs: Tensor, old: Tensor, mask: Tensor | None, weight: Tensor
+    ) -> Callable[[], None]:
+        """See ``Mirror``."""
+        params = list(actor.parameters())
+        before = [p.detach().clone() for p in params]
+
+        @torch.no_grad()
+        def limit() -> None:
+            for halving in range(HALVINGS + 1):
+                divergence = (weight * actor.kl(old, actor(obs), mask)).mean()
+                share = 0.5 if halving < HALVINGS else 1.0  # the last takes the step back
+                # A tensor, so that the host need not know whether the step was too long.
+                back = torch.where(divergence > self.radius, share, 0.0)
+                for p, b in zip(params, before, strict=True):
+                    p.add_((b - p) * back)
+
+        return limit
+
+
+@settings
+class HASACKLConfig(HASACConfig):
+    """Settings of HASAC-KL: HASAC's, and what holds the policies back."""
+
+    drift: NonNegative = 1.0
+    """Weight 1/eta of the drift KL(new || old), in the reward's units per nat."""
+    inner_steps: PositiveCount = 4
+    """Gradient steps in an agent's turn; a drift does nothing in the first."""
+
+
+@settings
+class MEHATRPOConfig(HASACConfig):
+    """Settings of the trust region: HASAC's, and what holds the policies back."""
+
+    radius: Positive = 0.01
+    """Nats of mean KL(old || new) that a policy may move in a turn."""
+    inner_steps: PositiveCount = 4
+    """Gradient steps in an agent's turn."""
+
+
+def hasac_kl(
+    observation_space: gym.Space[Any],
+    action_space: gym.Space[Any],
+    config: HASACKLConfig | None = None,
+    *,
+    device: torch.device | str = "cpu",
+    seed: int = 0,
+) -> HASAC:
+    """A HASAC with the drift of HASAC-KL. Raises what HASAC raises."""
+    config = config or HASACKLConfig()
+    mirror = KLDrift(config.drift, config.inner_steps)
+    return HASAC(observation_space, action_space, config, mirror=mirror, device=device, seed=seed)
+
+
+def me_hatrpo(
+    observation_space: gym.Space[Any],
+    action_space: gym.Space[Any],
+    config: MEHATRPOConfig | None = None,
+    *,
+    device: torch.device | str = "cpu",
+    seed: int = 0,
+) -> HASAC:
+    """A HASAC in the neighbourhood of ME-HATRPO. Raises what HASAC raises."""
+    config = config or MEHATRPOConfig()
+    mirror = KLBall(config.radius, config.inner_steps)
+    return HASAC(observation_space, action_space, config, mirror=mirror, device=device, seed=seed)
+
+
+def check_mirror(mirror: Mirror, *, seed: int = 0) -> list[str]:
+    """What an instance breaks of the template's conditions; empty if nothing was found.
+
+    Tries (D1) that a drift is not negative, and zero at the old policy; (D2) that its gradient
+    there is zero; (U1) that a neighbourhood holds the old policy and those close to it: on random
+    policies of Box, Discrete and MultiDiscrete spaces. Then it takes exact steps in a matrix game
+    of three equilibria, in float64: the soft value must not fall, and the policies must end in a
+    quantal response equilibrium. Takes seconds.
+    """
+    found: list[str] = []
+    for space in (Box(-1.0, 1.0, (2,)), Discrete(4), MultiDiscrete([3, 2])):
+        found += [f"{space}: {problem}" for problem in _check_conditions(mirror, space, seed)]
+    return found + _check_steps(mirror, seed)
+
+
+def _check_conditions(mirror: Mirror, space: gym.Space[Any], seed: int) -> list[str]:
+    random = generator(seed, "check mirror", str(space))
+    make = {"generator": random, "device": torch.device("cpu")}
+    actor = make_actor(Box(-1.0, 1.0, (4,)), space, (16,), "check_mirror", **make)  # type: ignore[arg-type]
+    obs = torch.randn(64, 4, generator=random)
+    weight = torch.ones(64)
+    old = actor(obs).detach().double()
+
+    def drift(distance: float, direction: Tensor) -> Tensor:
+        return torch.zeros(64) + mirror.drift(actor, old + distance * direction, old, None)
+
+    found = []
+    direction = torch.randn(old.shape, generator=random, dtype=torch.float64)
+    if bool((drift(0.0, direction).abs() > 1e-9).any()):
+        found.append("D1: a drift at the old policy that is not zero")
+    if min(float(drift(distance, direction).min()) for distance in (1e-3, 1.0)) < -1e-9:
+        found.append("D1: a drift below zero")
+    near, far = drift(1e-3, direction), drift(2e-3, direction)
+    # Without a first derivative it grows by the square of the distance, or faster.
+    if bool(((near.abs() > 1e-12) & (far.abs() < 3.0 * near.abs())).any()):
+        found.append("D2: a drift whose derivative at the old policy is not zero")
+    for distance in (0.0, 1e-4):
+        limit = mirror.neighbourhood(actor, obs, actor(obs).detach(), None, weight)
+        params = list(actor.parameters())
+        with torch.no_grad():
+            for p in params:
+                p.add_(distance * torch.randn(p.shape, generator=random))
+        asked = [p.detach().clone() for p in params]
+        limit()
+        if not all(torch.equal(p, q) for p, q in zip(params, asked, strict=True)):
+            found.append(f"U1: a policy at distance {distance} from the old one is not allowed")
+    return found
+
+
+class _Table(nn.Module):
+    """The policy of a single state by its (1, actions) logits."""
+
+    def __init__(self, like: Actor, log_pi: Tensor) -> None:
+        super().__init__()
+        self.logits = nn.Parameter(log_pi.clone())
+        self.kl = like.kl
+
+    def forward(self, obs: Tensor) -> Tensor:
+        return self.logits * 1.0
+
+
+def _check_steps(mirror: Mirror, seed: int, temperature: float = 10.0) -> list[str]:
+    payoff = torch.tensor([[5.0, -20.0, -20.0], [-20.0, 10.0, -20.0], [-20.0, -20.0, 20.0]])
+    game = MarkovGame.one_step(payoff)
+    random = generator(seed, "check mirror steps")
+    make = {"generator": random, "device": torch.device("cpu")}
+    like = make_actor(Box(-1.0, 1.0, (1,)), Discrete(3), (), "check_mirror", **make)  # type: ignore[arg-type]
+    policies = [
+        torch.randn(1, 3, generator=random, dtype=torch.float64).log_softmax(1) for _ in range(2)
+    ]
+    values = [float(soft_value(game, policies, temperature))]
+    for _ in range(150):
+        for agent in (0, 1):
+            score = average(game.payoff, policies, [agent])
+            policies[agent] = _step(mirror, like, policies[agent], score, temperature)
+        values.append(float(soft_value(game, policies, temperature)))
+    found = []
+    worst = min(b - a for a, b in pairwise(values))
+    if worst < -1e-9:
+        found.append(f"the soft value falls by {-worst:.3g} in a sweep of a matrix game")
+    residual = float(quantal_residual(game.payoff, policies, temperature))
+    if residual > 1e-6:
+        found.append(f"a matrix game ends {residual:.3g} from a quantal response equilibrium")
+    return found
+
+
+def _step(mirror: Mirror, like: Actor, old: Tensor, score: Tensor, temperature: float) -> Tensor:
+    """The template's exact step of one agent: (1, actions) log probabilities from the old ones and
+    the actions' values."""
+    table, obs = _Table(like, old), torch.zeros(1, 1)
+    actor = cast(Actor, table)
+    limit = mirror.neighbourhood(actor, obs, old, None, torch.ones(1))
+    optimizer = torch.optim.LBFGS(
+        table.parameters(),
+        max_iter=100,
+        tolerance_grad=1e-12,
+        tolerance_change=1e-16,
+        line_search_fn="strong_wolfe",
+    )
+
+    def loss() -> Tensor:
+        optimizer.zero_grad()
+        log_pi = table(obs).log_softmax(1)
+        value = (log_pi.exp() * (score - temperature * log_pi)).sum(1)
+        total: Tensor = (mirror.drift(actor, table(obs), old, None) - value).sum()
+        total.backward()  # type: ignore[no-untyped-call]
+        return total
+
+    optimizer.step(loss)  # type: ignore[no-untyped-call]
+    limit()
+    return table.logits.detach().log_softmax(1)

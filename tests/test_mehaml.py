@@ -1,0 +1,151 @@
+"""The mirror-learning template: its checker, and the instances with drift and trust region."""
+
+from typing import Any
+
+import pytest
+import torch
+from hasac_cases import MIXED, make_batch, make_spaces
+from torch import Tensor
+from torch.distributions import Categorical, Normal, kl_divergence
+
+from rlsuite.actors import Actor, CategoricalActor, NormalActor
+from rlsuite.agents import HASAC, HASACConfig, HASACKLConfig, MEHATRPOConfig, hasac_kl, me_hatrpo
+from rlsuite.agents.hasac import Mirror
+from rlsuite.agents.mehaml import KLBall, KLDrift, check_mirror
+
+SMALL: dict[str, Any] = {"hidden": (16, 16), "lr_actor": 1e-2, "lr_critic": 1e-2}
+
+
+def actor_of(name: str) -> Actor:
+    return HASAC(*make_spaces(MIXED), HASACConfig(**SMALL)).actors[name]
+
+
+@pytest.mark.parametrize("mirror", [Mirror(), KLDrift(3.0, 4), KLBall(0.01, 4)])
+def test_instances_keep_the_conditions(mirror: Mirror) -> None:
+    assert check_mirror(mirror) == []
+
+
+class Norm(Mirror):
+    """Not squared: zero at the old policy, with a slope."""
+
+    def drift(self, actor: Actor, output: Tensor, old: Tensor, mask: Tensor | None) -> Tensor:
+        return (output - old).norm(dim=1)
+
+
+class Bonus(Mirror):
+    """An entropy bonus belongs into the objective."""
+
+    def drift(self, actor: Actor, output: Tensor, old: Tensor, mask: Tensor | None) -> Tensor:
+        return -output.square().sum(1)
+
+
+class Frozen(Mirror):
+    """A neighbourhood of the old policy alone."""
+
+    def neighbourhood(
+        self, actor: Actor, obs: Tensor, old: Tensor, mask: Tensor | None, weight: Tensor
+    ) -> Any:
+        before = [p.detach().clone() for p in actor.parameters()]
+
+        def limit() -> None:
+            with torch.no_grad():
+                for p, b in zip(actor.parameters(), before, strict=True):
+                    p.copy_(b)
+
+        return limit
+
+
+@pytest.mark.parametrize(
+    ("mirror", "conditions"),
+    [(Norm(), {"D2"}), (Bonus(), {"D1", "D2"}), (Frozen(), {"U1"})],
+)
+def test_the_checker_names_what_is_broken(mirror: Mirror, conditions: set[str]) -> None:
+    found = check_mirror(mirror)
+    spaces = [line.rsplit(": ", 2)[1] for line in found if line.count(": ") >= 2]
+    assert conditions <= set(spaces)
+    assert any("matrix game ends" in line for line in found) or isinstance(mirror, Bonus)
+
+
+def test_divergences_equal_torchs() -> None:
+    torch.manual_seed(0)
+    normal, categorical, multi = (actor_of(name) for name in MIXED)
+    assert isinstance(normal, NormalActor)
+    a, b = torch.randn(2, 50, 4)
+    means_and_stds = [normal.policy.mean_and_log_std(x) for x in (a, b)]
+    p, q = (Normal(mean, log_std.exp()) for mean, log_std in means_and_stds)
+    torch.testing.assert_close(normal.kl(a, b, None), kl_divergence(p, q).sum(1))
+
+    for actor in (categorical, multi):
+        assert isinstance(actor, CategoricalActor)
+        a, b = torch.randn(2, 50, 5)
+        expected = sum(
+            kl_divergence(Categorical(logits=x), Categorical(logits=y))
+            for x, y in zip(a.split(actor.heads, 1), b.split(actor.heads, 1), strict=True)
+        )
+        torch.testing.assert_close(actor.kl(a, b, None), expected)
+        mask = torch.ones(50, 5, dtype=torch.int8)
+        mask[:, 1] = 0  # what is not available counts for nothing
+        b[:, 1] += 100.0
+        other = a.clone()
+        other[:, 1] -= 7.0
+        torch.testing.assert_close(actor.kl(a, b, mask), actor.kl(other, b, mask))
+
+
+def parameters(agent: HASAC) -> Tensor:
+    return torch.cat([p.detach().flatten() for a in agent.actors.values() for p in a.parameters()])
+
+
+@torch.no_grad()
+def distance(agent: HASAC, start: HASAC, batch: Any) -> list[float]:
+    return [
+        float(
+            actor.kl(
+                start.actors[name](batch.obs["agents"][name]),
+                actor(batch.obs["agents"][name]),
+                None,
+            ).mean()
+        )
+        for name, actor in agent.actors.items()
+    ]
+
+
+def test_a_drift_does_nothing_in_a_turn_of_one_step() -> None:
+    """By D2 its gradient at the old policy is zero; in more steps it holds policies back."""
+    spaces, batch = make_spaces(MIXED), make_batch(*make_spaces(MIXED), n=64)
+    start = HASAC(*spaces, HASACConfig(**SMALL), seed=1)
+
+    def after(drift: float, inner_steps: int) -> HASAC:
+        config = HASACKLConfig(drift=drift, inner_steps=inner_steps, **SMALL)
+        agent = hasac_kl(*spaces, config, seed=1)
+        agent.learn(batch, [0, 1, 2])
+        return agent
+
+    # Rounding is all that Adam sees of the drift; its steps are of 1e-2.
+    one = [parameters(after(drift, 1)) for drift in (0.0, 100.0)]
+    torch.testing.assert_close(*one, rtol=0.0, atol=5e-4)
+    free, held = (distance(after(drift, 8), start, batch) for drift in (0.0, 100.0))
+    assert all(h < 0.5 * f for h, f in zip(held, free, strict=True))
+
+
+def test_no_turn_leaves_the_trust_region() -> None:
+    spaces, batch = make_spaces(MIXED), make_batch(*make_spaces(MIXED), n=64)
+    start = HASAC(*spaces, HASACConfig(**SMALL), seed=1)
+    moved = {}
+    for radius in (1e-4, 1e3):
+        config = MEHATRPOConfig(radius=radius, inner_steps=6, **SMALL)
+        agent = me_hatrpo(*spaces, config, seed=1)
+        agent.learn(batch, [0, 1, 2])
+        moved[radius] = distance(agent, start, batch)
+    assert all(0.0 < d <= 1e-4 for d in moved[1e-4])
+    assert all(d > 1e-4 for d in moved[1e3])
+
+
+def test_the_trivial_instance_is_hasac() -> None:
+    spaces, batch = make_spaces(MIXED), make_batch(*make_spaces(MIXED))
+    plain = HASAC(*spaces, HASACConfig(**SMALL), seed=1)
+    other = hasac_kl(*spaces, HASACKLConfig(drift=0.0, inner_steps=1, **SMALL), seed=1)
+    for agent in (plain, other):
+        agent.update(batch)
+    assert torch.equal(parameters(plain), parameters(other))
+
+
