@@ -2,13 +2,14 @@
 
 from typing import Any, NamedTuple
 
-from rlsuite.agents import c51, crossq, discrete_sac, dqn, droq, hasac, mehaml, sac, tqc
+from rlsuite.agents import c51, crossq, discrete_sac, dqn, droq, hasac, hatd3, mehaml, sac, tqc
 from rlsuite.agents.c51 import C51, C51Config
 from rlsuite.agents.crossq import CrossQ, CrossQConfig
 from rlsuite.agents.discrete_sac import DiscreteSAC, DiscreteSACConfig
 from rlsuite.agents.dqn import DQN, DQNConfig
 from rlsuite.agents.droq import DroQ, DroQConfig
 from rlsuite.agents.hasac import HASAC, HASACConfig
+from rlsuite.agents.hatd3 import HATD3, HATD3Config
 from rlsuite.agents.mehaml import HASACKLConfig, MEHATRPOConfig, hasac_kl, me_hatrpo
 from rlsuite.agents.sac import SAC, SACConfig
 from rlsuite.agents.tqc import TQC, TQCConfig
@@ -18,6 +19,7 @@ __all__ = [
     "C51",
     "DQN",
     "HASAC",
+    "HATD3",
     "SAC",
     "TQC",
     "AgentEntry",
@@ -31,6 +33,7 @@ __all__ = [
     "DroQConfig",
     "HASACConfig",
     "HASACKLConfig",
+    "HATD3Config",
     "MEHATRPOConfig",
     "SACConfig",
     "TQCConfig",
@@ -58,6 +61,7 @@ AGENTS = {
     "hasac": AgentEntry(HASAC, HASACConfig, hasac.METRICS),
     "hasac_kl": AgentEntry(hasac_kl, HASACKLConfig, mehaml.METRICS),
     "me_hatrpo": AgentEntry(me_hatrpo, MEHATRPOConfig, mehaml.METRICS),
+    "hatd3": AgentEntry(HATD3, HATD3Config, hatd3.METRICS),
     "discrete_sac": AgentEntry(DiscreteSAC, DiscreteSACConfig, discrete_sac.METRICS),
 }
 """By the ``algorithm`` of a config."""

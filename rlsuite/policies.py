@@ -35,7 +35,7 @@ class SquashedNormalPolicy:
         epsilon: float | None = None,
     ) -> None:
         """Raises UserError, which names the ``algorithm``, unless the space is a bounded Box."""
-        low, high = _action_bounds(action_space, algorithm)
+        low, high = action_bounds(action_space, algorithm)
         self.shape, self.actions = low.shape, low.size
         self.low = torch.as_tensor(low, device=device).flatten()
         self.high = torch.as_tensor(high, device=device).flatten()
@@ -83,7 +83,9 @@ def observation_size(space: gym.Space[Any], algorithm: str) -> int:
     )
 
 
-def _action_bounds(space: gym.Space[Any], algorithm: str) -> tuple[np.ndarray, np.ndarray]:
+def action_bounds(space: gym.Space[Any], algorithm: str) -> tuple[np.ndarray, np.ndarray]:
+    """Lowest and highest actions, float32. Raises UserError, which names the ``algorithm``, unless
+    the space is a bounded Box."""
     if not isinstance(space, gym.spaces.Box) or not np.issubdtype(space.dtype, np.floating):
         raise UserError(
             f"{algorithm} needs continuous actions (a Box), the environment has {space}"

@@ -16,6 +16,7 @@ import torch
 from family_cases import SMALL as FAMILY
 from family_cases import draws, tensors
 from hasac_cases import MIXED, draw, make_spaces
+from hatd3_cases import BOXES, KINDS
 from sac_cases import ACT, OBS, make_batch, make_noise, weights
 from torch import Tensor
 from torch._subclasses.fake_tensor import (
@@ -30,6 +31,7 @@ from rlsuite.agents.c51 import C51, C51Config
 from rlsuite.agents.discrete_sac import DiscreteSAC, DiscreteSACConfig
 from rlsuite.agents.dqn import DQN, DQNConfig
 from rlsuite.agents.hasac import HASAC, HASACConfig
+from rlsuite.agents.hatd3 import HATD3, HATD3Config
 from rlsuite.agents.sac import SAC, SACConfig
 from rlsuite.buffers import (
     DenseRRMSampler,
@@ -296,20 +298,31 @@ def test_discrete_actions_on_the_fake_device(
     assert {t.device.type for t in found} == {fakegpu}
 
 
+SEVERAL = {
+    "hasac": (HASAC, MIXED, HASACConfig(hidden=(16,))),
+    "hasac-gumbel": (
+        HASAC,
+        MIXED,
+        HASACConfig(hidden=(16,), gradient="gumbel", normalize_values=True, critic_loss="huber"),
+    ),
+    "masac": (
+        HASAC,
+        MIXED,
+        HASACConfig(hidden=(16,), order="simultaneous", temperature="annealed", max_grad_norm=1.0),
+    ),
+    **{
+        kind: (HATD3, BOXES, HATD3Config(hidden=(16,), max_grad_norm=1.0, **settings))
+        for kind, settings in KINDS.items()
+    },
+}
+
+
 @pytest.mark.parametrize("views", [False, True])
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {},
-        {"gradient": "gumbel", "normalize_values": True, "critic_loss": "huber"},
-        {"order": "simultaneous", "temperature": "annealed", "max_grad_norm": 1.0},
-    ],
-)
-def test_several_agents_on_the_fake_device(
-    fakegpu: str, settings: dict[str, Any], views: bool
-) -> None:
-    spaces = make_spaces(MIXED, views=views, masked=True)
-    agent = HASAC(*spaces, HASACConfig(hidden=(16,), **settings), device=fakegpu)
+@pytest.mark.parametrize("name", SEVERAL)
+def test_several_agents_on_the_fake_device(fakegpu: str, name: str, views: bool) -> None:
+    make, agents, config = SEVERAL[name]
+    spaces = make_spaces(agents, views=views, masked=True)
+    agent = make(*spaces, config, device=fakegpu)
     replay = Replay(8, ReshuffleSampler(), num_envs=2, device=fakegpu)
     rng = np.random.default_rng(0)
     obs, action = draw(spaces[0], 2, rng), draw(spaces[1], 2, rng)

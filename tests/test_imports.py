@@ -67,6 +67,7 @@ LAYERS: list[list[str]] = [
         "agents.c51",
         "agents.discrete_sac",
         "agents.hasac",
+        "agents.hatd3",
         "agents.soft_policy_iteration",
         "agents.mehaml",
         "agents",

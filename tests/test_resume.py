@@ -87,6 +87,19 @@ capacity = 701
 sampler = "prioritized"
 n_step = 2
 """,
+    "hatd3": """
+algorithm = "hatd3"
+[env]
+id = "mpe/speaker_listener"
+num_envs = 3
+[agent]
+hidden = [16]
+policy_period = 3
+[replay]
+capacity = 701
+sampler = "prioritized"
+n_step = 2
+""",
     "crossq": """
 algorithm = "crossq"
 [env]
