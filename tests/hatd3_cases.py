@@ -11,10 +11,11 @@ from torch import Tensor
 from rlsuite.agents.hatd3 import HATD3
 from rlsuite.types import Batch
 
-# Neither of one size nor symmetric, so that a wrong scale or order shows.
+# Neither alike nor symmetric, so that a wrong scale or order shows. (The fake device cannot take
+# actions of a single number.)
 BOXES = OrderedDict(
     z=(Box(-1, 1, (4,)), Box(np.float32([-1, 0]), np.float32([1, 5]))),
-    a=(Box(-1, 1, (3,)), Box(-2, 0.5, (1,))),
+    a=(Box(-1, 1, (3,)), Box(-2, 0.5, (2,))),
     m=(Box(-1, 1, (2, 2)), Box(0, 1, (3, 1))),
 )
 """By agent its observation and action space."""
