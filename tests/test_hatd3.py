@@ -271,9 +271,9 @@ def test_a_policy_may_climb_its_own_view() -> None:
                 make_batch(*spaces),
             )
             state: Any = batch.obs["state"]
-            state["a"] += other
-            agent.learn(batch, [0])
-            found.append(weights(agent)["actor z"])
+            state["z"] += other
+            agent.learn(batch, [1])
+            found.append(weights(agent)["actor a"])
     torch.testing.assert_close(found[0], found[1])
     assert not torch.allclose(found[2], found[3])
 
