@@ -35,8 +35,8 @@ from rlsuite.parts import (
 from rlsuite.policies import observation_size
 from rlsuite.rng import derive_seed, generator
 from rlsuite.settings import Fraction, NonNegative, Positive, PositiveCount, settings
-from rlsuite.teams import agent_spaces, alive_of, mask_of, own
-from rlsuite.tree import flatten_features, to_device
+from rlsuite.teams import agent_spaces, alive_of, mask_of, own, views_of
+from rlsuite.tree import to_device
 from rlsuite.types import Batch, State, Tree, Update
 
 METRICS = {
@@ -262,8 +262,8 @@ class HASAC:
                 self.value_norm.update(target.flatten())
                 target = self.value_norm.normalize(target)
         taken = [actor.encode(batch.action[name]) for name, actor in self.actors.items()]
-        views = self._views(batch.obs)
-        value = self._values(self.critic, views, taken)
+        views = views_of(batch.obs, self.names)
+        value = self.critic.of_views(views, taken)
         error = value - target
         if self.config.critic_loss == "square":
             penalty = 0.5 * error.square()
@@ -295,7 +295,7 @@ class HASAC:
             actions.append(action)
             bonus -= weight * log_prob
         values = self._denormalized(
-            self._values(self.target, self._views(batch.next_obs), actions).amin(0)
+            self.target.of_views(views_of(batch.next_obs, self.names), actions).amin(0)
         )
         return batch.reward + batch.discount * (values + bonus)
 
@@ -303,7 +303,7 @@ class HASAC:
         self, batch: Batch, temperature: Tensor, order: Sequence[int]
     ) -> list[dict[str, Tensor]]:
         """Every agent's turn (section 4.3); what each has to report, in the order of the turns."""
-        views = self._views(batch.obs)
+        views = views_of(batch.obs, self.names)
         alive = alive_of(batch.obs, self.names, len(batch.discount), self.device)
         weights = alive / alive.mean(0).clamp(min=1e-8)
         # Until its turn an agent's policy stays as it is: one pass serves its first draw and turn.
@@ -404,20 +404,6 @@ class HASAC:
         name = self.names[i]
         action = self.actors[name].draw(output, mask_of(obs, name), self.noise)
         return _repeated(self.critic.action_part(i, action), views)
-
-    def _values(self, critic: JointCritic, views: Tensor, actions: list[Tensor]) -> Tensor:
-        """(K, views, B) values."""
-        rows = [action.repeat(len(views), 1) if len(views) > 1 else action for action in actions]
-        values: Tensor = critic(views.flatten(0, 1), rows)
-        return values.view(len(values), len(views), -1)
-
-    def _views(self, obs: Tree) -> Tensor:
-        """(views, B, state): one, or every agent's."""
-        assert isinstance(obs, dict)
-        state = obs["state"]
-        if isinstance(state, Tensor):
-            return flatten_features(state)[None]
-        return torch.stack([flatten_features(state[name]) for name in self.names])
 
     def _denormalized(self, values: Tensor) -> Tensor:
         return self.value_norm.denormalize(values) if self.value_norm else values

@@ -28,7 +28,6 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from rlsuite.agents.hasac import agent_spaces, alive_of, own
 from rlsuite.errors import UserError
 from rlsuite.joint_critic import JointCritic
 from rlsuite.nets import Network
@@ -37,6 +36,7 @@ from rlsuite.parts import move_target
 from rlsuite.policies import action_bounds, observation_size
 from rlsuite.rng import derive_seed, generator
 from rlsuite.settings import Fraction, NonNegative, Positive, PositiveCount, settings
+from rlsuite.teams import agent_spaces, alive_of, own, views_of
 from rlsuite.tree import flatten_features, to_device
 from rlsuite.types import Batch, State, Tree, Update
 
@@ -216,11 +216,11 @@ class HATD3:
         assert isinstance(batch.reward, Tensor) and isinstance(batch.action, dict)
         with torch.no_grad():  # TD3, eq. 14
             actions = [self._smoothed(batch.next_obs, name) for name in self.names]
-            next_value = self._values(self.target, self._views(batch.next_obs), actions).amin(0)
+            next_value = self.target.of_views(views_of(batch.next_obs, self.names), actions).amin(0)
             target = batch.reward + batch.discount * next_value
         taken = [actor.encode(batch.action[name]) for name, actor in self.actors.items()]
-        views = self._views(batch.obs)
-        value = self._values(self.critic, views, taken)
+        views = views_of(batch.obs, self.names)
+        value = self.critic.of_views(views, taken)
         error = value - target
         weight = batch.weight.expand(len(views), -1)
         if len(views) > 1:  # the dead have no view
@@ -243,55 +243,48 @@ class HATD3:
     def _improve_actors(self, batch: Batch, order: Sequence[int]) -> Tensor:
         """Every agent's turn; the mean of the losses."""
         assert isinstance(batch.action, dict)
-        views = self._views(batch.obs)
+        views = views_of(batch.obs, self.names)
         alive = alive_of(batch.obs, self.names, len(batch.discount), self.device)
         # Until its turn an agent's policy stays as it is: one pass serves successors and turn.
         actions = [self.actors[name](own(batch.obs, name)) for name in self.names]
         parts: dict[int, Tensor] = {}
-        with torch.no_grad():
-            first = self.critic.state_part(views.flatten(0, 1))[:1]
-            for i, name in enumerate(self.names):
-                if self.config.order == "simultaneous":
-                    parts[i] = self._part(i, self.actors[name].encode(batch.action[name]), views)
-                elif i != order[0]:  # nobody needs the old action of whoever comes first
-                    parts[i] = self._part(i, actions[i], views)
+        first = self.critic.state_part(views.flatten(0, 1))[:1]
+        for i, name in enumerate(self.names):
+            if self.config.order == "simultaneous":
+                taken = self.actors[name].encode(batch.action[name])
+                parts[i] = self._part(i, taken, len(views))
+            elif i != order[0]:  # nobody needs the old action of whoever comes first
+                parts[i] = self._part(i, actions[i], len(views))
         losses = []
         for i in order:
             # The sum of the first critic's first layer but for this agent's action.
             others = sum((part for j, part in parts.items() if j != i), start=first)
-            value = self.critic.rest(others + self._part(i, actions[i], views))
+            here = actions[i].detach()
+            value, slope = self.critic.least(i, others + self._part(i, here, len(views)))
+            value = self._seen(value.view(len(views), -1), i)
+            slope = self._seen(slope.view(len(views), *here.shape), i)
+            # To first order in the action, which is zero here: the value, with its gradient.
+            value = value + ((actions[i] - here) * slope).sum(1)
             weight = alive[:, i] / alive[:, i].mean().clamp(min=1e-8)
-            loss = -(weight * self._seen(value.view(len(views), -1), i)).mean()
+            loss = -(weight * value).mean()
             name = self.names[i]
             descend(loss, self.actor_optimizers[name], self.config.max_grad_norm)
             losses.append(loss.detach())
             if self.config.order != "simultaneous" and i != order[-1]:
                 with torch.no_grad():  # successors see the new policy
-                    parts[i] = self._part(i, self.actors[name](own(batch.obs, name)), views)
+                    new = self.actors[name](own(batch.obs, name))
+                parts[i] = self._part(i, new, len(views))
         return torch.stack(losses).mean()
 
-    def _part(self, i: int, action: Tensor, views: Tensor) -> Tensor:
+    def _part(self, i: int, action: Tensor, views: int) -> Tensor:
         """(1, views * B, units) share of agent i's action in the first critic's first layer."""
-        return self.critic.action_part(i, action)[:1].repeat(1, len(views), 1)
+        part = self.critic.action_part(i, action)[:1]
+        return part if views == 1 else part.repeat(1, views, 1)
 
     def _seen(self, value: Tensor, i: int) -> Tensor:
-        """(views, B) values to those that agent i climbs: (B,)."""
+        """(views, B, ...) values to those that agent i climbs: (B, ...)."""
         own_view = len(value) > 1 and self.config.actor_views == "own"
         return value[i] if own_view else value.mean(0)
-
-    def _values(self, critic: JointCritic, views: Tensor, actions: list[Tensor]) -> Tensor:
-        """(K, views, B) values."""
-        rows = [action.repeat(len(views), 1) for action in actions]
-        values: Tensor = critic(views.flatten(0, 1), rows)
-        return values.view(len(values), len(views), -1)
-
-    def _views(self, obs: Tree) -> Tensor:
-        """(views, B, state): one, or every agent's."""
-        assert isinstance(obs, dict)
-        state = obs["state"]
-        if isinstance(state, Tensor):
-            return flatten_features(state)[None]
-        return torch.stack([flatten_features(state[name]) for name in self.names])
 
     def _draw(self, like: Tensor) -> Tensor:
         return torch.randn(like.shape, generator=self.noise, device=self.device)

@@ -39,19 +39,26 @@ class JointCritic(nn.Module):
         x = torch.cat([state, *actions], dim=1)
         weight, bias = self.net.weights[0], self.net.biases[0]
         h = torch.relu(torch.baddbmm(bias, x.expand(len(weight), -1, -1), weight))
-        for weight, bias in self._inner():
+        for weight, bias in self._inner(len(h)):
             h = torch.relu(torch.baddbmm(bias, h, weight))
         return self._last(h)
 
-    def _inner(self) -> list[tuple[Tensor, Tensor]]:
+    def of_views(self, views: Tensor, actions: Sequence[Tensor]) -> Tensor:
+        """(V, B, state) views of the state and (B, size) of each agent to (K, V, B) values."""
+        rows = [action.repeat(len(views), 1) if len(views) > 1 else action for action in actions]
+        values: Tensor = self(views.flatten(0, 1), rows)
+        return values.view(len(values), len(views), -1)
+
+    def _inner(self, members: int) -> list[tuple[Tensor, Tensor]]:
         """Weights and biases of the layers between the first and the last."""
-        return list(zip(self.net.weights[1:-1], self.net.biases[1:-1], strict=True))
+        pairs = zip(self.net.weights[1:-1], self.net.biases[1:-1], strict=True)
+        return [(weight[:members], bias[:members]) for weight, bias in pairs]
 
     def _last(self, h: Tensor) -> Tensor:
         """(K, B, units) to (K, B) values."""
         # On a CPU a product with a single column takes several times as long as this.
-        row = self.net.weights[-1].transpose(1, 2)
-        values: Tensor = (h * row).sum(2) + self.net.biases[-1][:, :, 0]
+        row = self.net.weights[-1][: len(h)].transpose(1, 2)
+        values: Tensor = (h * row).sum(2) + self.net.biases[-1][: len(h), :, 0]
         return values
 
     @torch.no_grad()
@@ -77,25 +84,27 @@ class JointCritic(nn.Module):
     def rest(self, first: Tensor) -> Tensor:
         """(K, B, units) sums of the first layer, which are overwritten, to (K, B) values."""
         h = first.relu_()
-        for weight, bias in self._inner():
+        for weight, bias in self._inner(len(h)):
             h = torch.baddbmm(bias, h, weight).relu_()
         return self._last(h)
 
     @torch.no_grad()
     def least(self, agent: int, first: Tensor) -> tuple[Tensor, Tensor]:
         """(K, B, units) sums of the first layer, which are overwritten, to the (B,) least of the K
-        values and their (B, size) gradients with respect to the agent's action.
+        values and their (B, size) gradients with respect to the agent's action. K may be less than
+        there are: then they are the first.
 
         By hand, since autograd would keep a graph of everything for these few numbers.
         """
-        hidden = [first.relu_()]
-        for weight, bias in self._inner():
+        inner, hidden = self._inner(len(first)), [first.relu_()]
+        for weight, bias in inner:
             hidden.append(torch.baddbmm(bias, hidden[-1], weight).relu_())
         value, member = self._last(hidden[-1]).min(0)
         chosen = F.one_hot(member, len(first)).T.to(first.dtype)  # (K, B): 1 for the least
-        slope = chosen[:, :, None] * self.net.weights[-1].transpose(1, 2)
-        for (weight, _), h in zip(reversed(self._inner()), reversed(hidden[1:]), strict=True):
+        slope = chosen[:, :, None] * self.net.weights[-1][: len(first)].transpose(1, 2)
+        for (weight, _), h in zip(reversed(inner), reversed(hidden[1:]), strict=True):
             # The sign of what went through a ReLU is its derivative.
             slope = torch.bmm(slope.mul_(h.sign_()), weight.transpose(1, 2))
         slope = slope.mul_(hidden[0].sign_())
-        return value, torch.bmm(slope, self.weight_of(agent).transpose(1, 2)).sum(0)
+        weight = self.weight_of(agent)[: len(first)]
+        return value, torch.bmm(slope, weight.transpose(1, 2)).sum(0)

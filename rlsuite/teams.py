@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from rlsuite.errors import UserError
+from rlsuite.tree import flatten_features
 from rlsuite.types import Tree
 
 
@@ -53,3 +54,12 @@ def alive_of(obs: Tree, names: list[str], batch_size: int, device: torch.device)
     if "alive" not in obs:
         return torch.ones(batch_size, len(names), device=device)
     return obs["alive"].to(torch.float32)  # type: ignore[union-attr]
+
+
+def views_of(obs: Tree, names: list[str]) -> Tensor:
+    """(V, B, state) views of the state: one, or every agent's."""
+    assert isinstance(obs, dict)
+    state = obs["state"]
+    if isinstance(state, Tensor):
+        return flatten_features(state)[None]
+    return torch.stack([flatten_features(state[name]) for name in names])

@@ -147,5 +147,3 @@ def test_the_trivial_instance_is_hasac() -> None:
     for agent in (plain, other):
         agent.update(batch)
     assert torch.equal(parameters(plain), parameters(other))
-
-
