@@ -11,6 +11,7 @@ from rlsuite.envs.normalize import NormalizedVectorEnv, ObsNorm, RewardNorm
 from rlsuite.envs.skirmish import Skirmish
 from rlsuite.envs.team import TeamEnv, check_parallel_env
 from rlsuite.envs.vector import SerialVectorEnv
+from rlsuite.envs.vmas_env import VmasVectorEnv
 from rlsuite.envs.workers import WorkerError, WorkerVectorEnv
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "SerialVectorEnv",
     "Skirmish",
     "TeamEnv",
+    "VmasVectorEnv",
     "WorkerError",
     "WorkerVectorEnv",
     "check_parallel_env",

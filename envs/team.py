@@ -22,6 +22,21 @@ from rlsuite.errors import UserError
 TEAM_REWARDS = ("shared", "sum", "mean")
 
 
+def check_team_reward(rule: str) -> None:
+    """Raise ``UserError`` for a rule that there is not."""
+    if rule not in TEAM_REWARDS:
+        raise UserError(f"team_reward must be one of {TEAM_REWARDS}, not {rule!r}")
+
+
+def rewards_differ(rewards: Mapping[Any, Any]) -> UserError:
+    """The error for rewards by agent that were to be shared."""
+    given = ", ".join(f"{agent}: {value:g}" for agent, value in rewards.items())
+    return UserError(
+        f"the agents' rewards differ ({given}), and a team has one: set team_reward (in "
+        'env.kwargs) to "sum" or "mean"'
+    )
+
+
 def is_parallel(env: Any) -> bool:
     """Whether ``env`` has the methods of PettingZoo's ``ParallelEnv``."""
     return hasattr(env, "possible_agents") and callable(getattr(env, "observation_space", None))
@@ -53,8 +68,7 @@ class TeamEnv(gym.Env[dict[str, Any], dict[str, Any]]):
     """
 
     def __init__(self, env: Any, team_reward: str = "shared") -> None:
-        if team_reward not in TEAM_REWARDS:
-            raise UserError(f"team_reward must be one of {TEAM_REWARDS}, not {team_reward!r}")
+        check_team_reward(team_reward)
         if hasattr(env, "agent_selection"):
             raise UserError(
                 f"{env} is turn-based (PettingZoo's AEC); take its parallel_env, or wrap it in "
@@ -183,11 +197,7 @@ class TeamEnv(gym.Env[dict[str, Any], dict[str, Any]]):
         if self._rule == "mean":
             return sum(values) / len(self._agents)
         if any(value != values[0] for value in values):
-            given = ", ".join(f"{agent}: {value:g}" for agent, value in rewards.items())
-            raise UserError(
-                f"the agents' rewards differ ({given}), and a team has one: set team_reward (in "
-                'env.kwargs) to "sum" or "mean"'
-            )
+            raise rewards_differ(rewards)
         return values[0]
 
 

@@ -28,11 +28,13 @@ from rlsuite.envs import (
     ParticleVectorEnv,
     RewardNorm,
     SerialVectorEnv,
+    VmasVectorEnv,
     WorkerVectorEnv,
     is_resumable,
     make_env,
 )
 from rlsuite.envs.atari import STEP_LIMIT, make_watched
+from rlsuite.envs.vmas_env import STEP_LIMIT as VMAS_LIMIT
 from rlsuite.errors import UserError
 from rlsuite.evaluate import Evaluation, evaluate
 from rlsuite.loops import replay_loop
@@ -48,7 +50,7 @@ def env_maker(config: EnvConfig, render_mode: str | None = None) -> Callable[[],
     """What builds one environment; it can be sent to another process."""
     if config.is_atari:
         return functools.partial(make_watched, config.id, config.atari_protocol, render_mode)
-    if config.is_particles:
+    if config.is_particles or config.is_vmas:
         raise UserError(f"{config.id} cannot be shown: it has no pictures")
     return functools.partial(
         make_env,
@@ -75,24 +77,26 @@ def _build_native(
         )
     if config.is_particles:
         return ParticleVectorEnv(config.id.removeprefix("mpe/"), num_envs, seed, **config.kwargs)
+    if config.is_vmas:
+        limit, scenario = config.time_limit or VMAS_LIMIT, config.id.removeprefix("vmas/")
+        return VmasVectorEnv(scenario, num_envs, seed, step_limit=limit, **config.kwargs)
     return None
+
+
+def _build_one_by_one(config: EnvConfig, seed: int) -> VectorEnv:
+    make, num_envs, workers = env_maker(config), config.num_envs, config.workers
+    resumable = is_resumable(make, seed)
+    if workers:
+        return WorkerVectorEnv(make, num_envs, seed, workers=workers, resumable=resumable)
+    return SerialVectorEnv(make, num_envs, seed, resumable=resumable)
 
 
 def build_envs(experiment: Experiment) -> VectorEnv:
     """The training environments. Raises UserError for environments that cannot be made."""
     config, seed = experiment.env, derive_seed(experiment.run.seed, "training envs", bits=31)
-    native = _build_native(config, config.num_envs, seed, groups=config.groups)
-    if native is not None:
-        return native
-    make = env_maker(config)
-    resumable = is_resumable(make, seed)
-    envs: VectorEnv
-    if config.workers:
-        envs = WorkerVectorEnv(
-            make, config.num_envs, seed, workers=config.workers, resumable=resumable
-        )
-    else:
-        envs = SerialVectorEnv(make, config.num_envs, seed, resumable=resumable)
+    envs = _build_native(config, config.num_envs, seed, groups=config.groups)
+    if envs is None:
+        envs = _build_one_by_one(config, seed)
     if config.normalize_obs or config.normalize_reward:
         envs = NormalizedVectorEnv(
             envs,
@@ -136,10 +140,9 @@ def build_replay(experiment: Experiment, spec: Spec) -> Replay:
 def build_evaluation(experiment: Experiment, envs: VectorEnv | None) -> VectorEnv:
     """One environment an evaluation episode; with the training environments' normalisation."""
     episodes = experiment.run.evaluation_episodes
-    native = _build_native(experiment.env, episodes, training=False)
-    if native is not None:
-        return native
-    made: VectorEnv = SerialVectorEnv(env_maker(experiment.env), episodes)
+    made = _build_native(experiment.env, episodes, training=False)
+    if made is None:
+        made = SerialVectorEnv(env_maker(experiment.env), episodes)
     return envs.frozen(made) if isinstance(envs, NormalizedVectorEnv) else made
 
 

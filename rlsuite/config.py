@@ -27,8 +27,8 @@ class EnvConfig:
     """Which environments to train in."""
 
     id: str
-    """A Gymnasium id, an import path package.module:make, or a particle environment of several
-    agents: mpe/spread, mpe/reference, mpe/speaker_listener."""
+    """A Gymnasium id, an import path package.module:make, or environments of several agents:
+    mpe/spread, mpe/reference, mpe/speaker_listener, or vmas/ and the name of a VMAS scenario."""
     protocol: Literal["dqn", "machado2018"] | None = None
     """How Atari games are played: "dqn" without sticky actions, with the game's own actions, up to
     30 no-ops at the beginning, and lost lives that end the bootstrapping; "machado2018" with sticky
@@ -59,6 +59,11 @@ class EnvConfig:
     def is_particles(self) -> bool:
         """Whether ``ParticleVectorEnv`` steps it."""
         return self.id.startswith("mpe/")
+
+    @property
+    def is_vmas(self) -> bool:
+        """Whether ``VmasVectorEnv`` steps it."""
+        return self.id.startswith("vmas/")
 
     @property
     def atari_protocol(self) -> Literal["dqn", "machado2018"]:
@@ -288,6 +293,14 @@ PARTICLES = {
     "normalize_reward": "its rewards have unit scale",
 }
 """The same for the particle environments."""
+VMAS = {"workers": "all its environments are stepped at once"}
+"""The same for VMAS."""
+
+
+def _senseless(env: EnvConfig) -> dict[str, str]:
+    if env.is_vmas:
+        return VMAS
+    return ATARI if env.is_atari else PARTICLES if env.is_particles else {}
 
 
 def _check_env(env: EnvConfig) -> list[str]:
@@ -303,16 +316,14 @@ def _check_env(env: EnvConfig) -> list[str]:
                 f"env.workers ({env.workers}) must be less than env.num_envs ({env.num_envs}): "
                 "the main process steps some too"
             )
-        if not env.is_particles:
-            return problems
     problems += [
         f"env.{name} cannot be set for {env.id}: {reason}"
-        for name, reason in (PARTICLES if env.is_particles else ATARI).items()
+        for name, reason in _senseless(env).items()
         if getattr(env, name)
     ]
     if env.is_particles and not env.kwargs.keys() <= {"continuous"}:
         problems.append(f"env.kwargs of {env.id} can have continuous alone, not {env.kwargs}")
-    if env.num_envs % env.groups:
+    if env.is_atari and env.num_envs % env.groups:
         problems.append(
             f"env.num_envs ({env.num_envs}) must be a multiple of env.groups ({env.groups})"
         )

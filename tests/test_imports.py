@@ -56,6 +56,7 @@ LAYERS: list[list[str]] = [
         "envs.particles",
         "envs.mpe",
         "envs.matrix_games",
+        "envs.vmas_env",
         "envs",
     ],
     [
