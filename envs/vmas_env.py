@@ -38,9 +38,9 @@ class VmasVectorEnv(LaneVectorEnv):
     ``step_limit`` steps.
 
     What a scenario draws once for a whole vector, as VMAS's own ``simple_reference`` its goals, is
-    the same in every vector. Every episode has a seed, and so has the randomness within every step. ``spec.resumable`` is
-    False if environments of one vector nevertheless influence each other, which 50 steps show
-    as a rule; an episode that a resume does not restore is always told.
+    the same in every vector. Every episode has a seed, and so has the randomness within every step.
+    ``spec.resumable`` is False if environments of one vector nevertheless influence each other,
+    which 50 steps show as a rule; an episode that a resume does not restore is always told.
 
     Raises ``UserError`` if VMAS or the scenario is not there, or if "shared" rewards differ.
     """
