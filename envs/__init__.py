@@ -9,7 +9,8 @@ from rlsuite.envs.mamujoco import MultiAgentMujoco
 from rlsuite.envs.mpe import ParticleParallelEnv, ParticleVectorEnv, parallel_env
 from rlsuite.envs.normalize import NormalizedVectorEnv, ObsNorm, RewardNorm
 from rlsuite.envs.skirmish import Skirmish
-from rlsuite.envs.team import TeamEnv, check_parallel_env
+from rlsuite.envs.team import TeamEnv
+from rlsuite.envs.team_checks import check_parallel_env
 from rlsuite.envs.vector import SerialVectorEnv
 from rlsuite.envs.vmas_env import VmasVectorEnv
 from rlsuite.envs.workers import WorkerError, WorkerVectorEnv

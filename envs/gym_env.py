@@ -47,6 +47,7 @@ def make_env(
     try:
         if module:
             make = _imported(env_id, module, name)
+            _quiet_mujoco()
             if name not in gym.registry:
                 env = _made_by(make, env_id, arguments)
                 env = _as_one(env, env_id, team_reward)
@@ -64,9 +65,8 @@ def _registered(
     spec = gym.registry.get(env_id)
     is_mujoco = spec is not None and str(spec.entry_point).startswith("gymnasium.envs.mujoco")
     if is_mujoco:
-        # By itself MuJoCo repeats its warnings, and appends them to a file in the working folder.
-        # What it calls instead must not raise: no Python warning.
-        import_extra("mujoco", env_id, "mujoco").set_mju_user_warning(_print_once)
+        import_extra("mujoco", env_id, "mujoco")
+        _quiet_mujoco()
     if env_id.startswith("ALE/"):
         import_extra("ale_py", env_id, "atari")
     try:
@@ -75,6 +75,13 @@ def _registered(
         raise unknown_id(env_id) from error
     except (gym.error.Error, ImportError) as error:
         raise UserError(f"environment {env_id!r}: {_one_line(error)}") from error
+
+
+def _quiet_mujoco() -> None:
+    """By itself MuJoCo repeats its warnings, and appends them to a file in the working folder."""
+    if "mujoco" in sys.modules:
+        # What it calls instead must not raise: no Python warning.
+        sys.modules["mujoco"].set_mju_user_warning(_print_once)
 
 
 def unknown_id(env_id: str) -> UserError:
@@ -125,6 +132,11 @@ def _as_one(env: Any, env_id: str, team_reward: str | None) -> gym.Env[Any, Any]
     if isinstance(env, gym.Env) and isinstance(env.action_space, gym.spaces.Tuple):
         env = TupleEnv(env)
     if is_parallel(env):
+        if len(env.possible_agents) == 1:
+            raise UserError(
+                f"environment {env_id!r} is no team: it has one agent, {env.possible_agents[0]!r} "
+                "(as MaMuJoCo where agent_obsk or agent_conf is None)"
+            )
         return TeamEnv(env) if team_reward is None else TeamEnv(env, team_reward)
     if not isinstance(env, gym.Env):
         raise UserError(

@@ -1,22 +1,16 @@
-"""An environment of several agents as one Gymnasium environment, and a checker for one's own."""
+"""An environment of several agents as one Gymnasium environment."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
-from rlsuite.envs.layout import (
-    ActionCodec,
-    Array,
-    ObservationLayout,
-    head_sizes,
-    sample_available,
-)
+from rlsuite.envs.layout import Array, head_sizes
 from rlsuite.errors import UserError
 
 TEAM_REWARDS = ("shared", "sum", "mean")
@@ -81,7 +75,7 @@ class TeamEnv(gym.Env[dict[str, Any], dict[str, Any]]):
         self._agents = list(env.possible_agents)
         self._live: list[Any] = []
         self._gone: set[Any] = set()
-        self._views = {agent: _View(env, agent) for agent in self._agents}
+        self._views = {agent: View(env, agent) for agent in self._agents}
         self.action_space = spaces.Dict(
             OrderedDict((v.name, v.action_space) for v in self._views.values())
         )
@@ -183,7 +177,7 @@ class TeamEnv(gym.Env[dict[str, Any], dict[str, Any]]):
 
     def _own_state(self) -> Array | dict[str, Array] | None:
         """What the environment says; None if it says nothing."""
-        state = _state_of(self.env)
+        state = state_of(self.env)
         if state is None:
             return None
         if isinstance(state, dict):
@@ -201,7 +195,7 @@ class TeamEnv(gym.Env[dict[str, Any], dict[str, Any]]):
         return values[0]
 
 
-class _View:
+class View:
     """What one agent observes, and may do."""
 
     def __init__(self, env: Any, agent: Any) -> None:
@@ -258,7 +252,7 @@ def _unmasked_keys(space: gym.Space[Any]) -> list[str]:
     return [key for key in space.spaces if key != "action_mask"]
 
 
-def _state_of(env: Any) -> Any:
+def state_of(env: Any) -> Any:
     """``env.state()``; None if it has none, or PettingZoo's that is not implemented."""
     try:
         return env.state() if callable(getattr(env, "state", None)) else None
@@ -289,155 +283,3 @@ def _box_of(array: Array) -> spaces.Box:
     is_bool = array.dtype == np.bool_
     low, high = (0, 1) if is_bool else (np.iinfo(array.dtype).min, np.iinfo(array.dtype).max)
     return spaces.Box(low, high, array.shape, array.dtype.type)
-
-
-def check_parallel_env(env: Any, *, steps: int = 200, seed: int = 0) -> None:
-    """Check one's own environment with PettingZoo's parallel methods by playing it at random.
-
-    ``steps`` random available actions, twice with the same seeds. Raises ``UserError`` for the
-    first mistake: a part of the protocol that is missing or of another type; spaces that are not
-    supported or differ between calls; observations of another shape, dtype or range than their
-    space; values that are missing for an agent; rewards that are not finite; masks of another
-    length, other values than 0 and 1, or nothing available; agents that are done but stay in
-    ``agents``, or the reverse; a state of changing shape; and other results when the same seed and
-    actions are repeated.
-    """
-    if not is_parallel(env):
-        raise UserError("the environment needs possible_agents, observation_space(agent) and so on")
-    agents = list(env.possible_agents)
-    _require(bool(agents) and len(set(agents)) == len(agents), f"possible_agents is {agents}")
-    for agent in agents:
-        for kind in ("observation_space", "action_space"):
-            first, again = getattr(env, kind)(agent), getattr(env, kind)(agent)
-            _require(
-                first is again, f"{kind}({agent!r}) must return one and the same object every time"
-            )
-        ObservationLayout(env.observation_space(agent))
-        ActionCodec(spaces.Dict({"action": env.action_space(agent)}), 1)
-    first, again = list(_play(env, seed, steps)), list(_play(env, seed, steps))
-    for step, (before, after) in enumerate(zip(first, again, strict=False)):
-        _require(
-            before == after,
-            f"step {step} of a repeated episode differs: draw everything from a generator that "
-            "reset(seed=seed) makes anew, and let nothing survive a reset",
-        )
-
-
-def _require(is_right: bool, message: str) -> None:
-    if not is_right:
-        raise UserError(message)
-
-
-def _play(env: Any, seed: int, steps: int) -> Iterator[list[bytes]]:
-    """The bits of everything that is returned, checked."""
-    views = {agent: _View(env, agent) for agent in env.possible_agents}
-    for i, view in enumerate(views.values()):
-        view.action_space.seed(seed + i)
-    episodes = 0
-    shapes: list[tuple[int, ...]] | None = None
-    live: list[Any] = []
-    masks: dict[Any, Array | None] = {}
-    for _ in range(steps):
-        if not live:
-            returned = env.reset(seed=seed + episodes)
-            is_pair = isinstance(returned, tuple) and len(returned) == 2
-            _require(is_pair, "reset must return observations and infos")
-            episodes, live = episodes + 1, list(env.agents)
-            _require(bool(live), "after reset, agents is empty")
-            _require(set(live) <= set(views), f"agents must be of possible_agents, not {live}")
-            masks = _check_views(views, live, live, *returned)
-            state = _state_of(env)
-            shapes = shapes or _shapes(state)
-            yield _bits([returned[0], state])
-        returned = env.step({a: sample_available(env.action_space(a), masks[a]) for a in live})
-        is_five = isinstance(returned, tuple) and len(returned) == 5
-        _require(is_five, "step must return observations, rewards, terminated, truncated, infos")
-        observations, rewards, terminated, truncated, infos = returned
-        _check_results(env.agents, live, rewards, terminated, truncated)
-        # One bootstraps from agents that were truncated, as if they could act.
-        acting = [agent for agent in live if not terminated[agent]]
-        masks = _check_views(views, live, acting, observations, infos)
-        state = _state_of(env)
-        _require(
-            shapes == _shapes(state),
-            f"the state had the shapes {shapes} after reset, now {_shapes(state)}",
-        )
-        yield _bits([*returned[:4], state])
-        live = list(env.agents)
-
-
-def _check_views(
-    views: Mapping[Any, _View], agents: list[Any], acting: list[Any], observations: Any, infos: Any
-) -> dict[Any, Array | None]:
-    """Check observations of ``agents``, and masks of those that are ``acting``; the masks."""
-    masks: dict[Any, Array | None] = {}
-    _require(isinstance(infos, dict), "infos must be a dict of dicts by agent")
-    missing = [a for a in agents if a not in observations]
-    _require(not missing, f"observations have no agent {', '.join(map(repr, missing))}")
-    for agent in agents:
-        view = views[agent]
-        _check_inside(view.given, observations[agent], f"agent {agent!r}")
-        _, mask = view.read(observations[agent], infos.get(agent, {}))
-        view.has_mask |= mask is not None
-        masks[agent] = None
-        if view.has_mask and agent in acting:
-            is_binary = mask is None or bool(np.isin(mask, (0, 1)).all())
-            _require(is_binary, f"the mask of agent {agent!r} has values that are not 0 or 1")
-            try:
-                masks[agent] = view.check_mask(mask)
-            except ValueError as error:
-                raise UserError(str(error)) from error
-    return masks
-
-
-def _check_inside(space: gym.Space[Any], value: Any, where: str) -> None:
-    if isinstance(space, spaces.Dict):
-        has_keys = isinstance(value, dict) and value.keys() == space.spaces.keys()
-        _require(has_keys, f"the observation of {where} must have the keys {list(space.spaces)}")
-        for key, child in space.items():
-            _check_inside(child, value[key], f"{where}, {key!r}")
-        return
-    shape, dtype = np.shape(value), np.asarray(value).dtype
-    _require(
-        shape == (space.shape or ()),
-        f"the observation of {where} has shape {shape}, its space {space.shape}",
-    )
-    is_cast = space.dtype is None or np.can_cast(dtype, space.dtype)
-    is_index = isinstance(space, spaces.Discrete | spaces.MultiDiscrete) and dtype.kind in "iu"
-    _require(
-        is_cast or is_index,
-        f"the observation of {where} has dtype {dtype}, its space {space.dtype}",
-    )
-    _require(space.contains(value), f"the observation of {where} is outside its space {space}")
-
-
-def _check_results(
-    remaining: list[Any], acted: list[Any], rewards: Any, terminated: Any, truncated: Any
-) -> None:
-    parts = {"rewards": rewards, "terminated": terminated, "truncated": truncated}
-    for name, part in parts.items():
-        missing = [agent for agent in acted if agent not in part]
-        _require(not missing, f"{name} have no agent {', '.join(map(repr, missing))}")
-    for agent in acted:
-        reward = rewards[agent]
-        is_number = np.ndim(reward) == 0 and bool(np.isfinite(reward))
-        _require(is_number, f"the reward of agent {agent!r} is {reward}, not a finite number")
-        is_done = bool(terminated[agent] or truncated[agent])
-        _require(
-            is_done != (agent in remaining),
-            f"agent {agent!r} is done but still in agents: remove it there"
-            if is_done
-            else f"agent {agent!r} left agents but is neither terminated nor truncated",
-        )
-
-
-def _shapes(state: Any) -> list[tuple[int, ...]]:
-    return [np.shape(view) for view in (state.values() if isinstance(state, dict) else [state])]
-
-
-def _bits(value: Any) -> list[bytes]:
-    if isinstance(value, dict):
-        return [bits for key in value for bits in _bits(value[key])]
-    if isinstance(value, list):
-        return [bits for part in value for bits in _bits(part)]
-    return [np.asarray(value).tobytes()]

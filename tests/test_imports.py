@@ -44,6 +44,7 @@ LAYERS: list[list[str]] = [
         "envs.layout",
         "envs.lane",
         "envs.team",
+        "envs.team_checks",
         "envs.tuple_env",
         "envs.gym_env",
         "envs.skirmish",

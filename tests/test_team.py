@@ -337,6 +337,8 @@ def test_make_env_wraps_teams():
     assert isinstance(env, TeamEnv)
     env.reset(seed=0)
     assert env.step(act(env))[1] == pytest.approx(6.375 / 3)
+    with pytest.raises(UserError, match="is no team: it has one agent, 'ally_0'"):
+        make_env("rlsuite.envs:Skirmish", kwargs={"n": 1})
     limited = make_env("toy_teams:MixedTeam", time_limit=3)
     assert isinstance(limited, gym.wrappers.TimeLimit)
     with pytest.raises(UserError, match="has one agent: team_reward is for several"):
@@ -620,8 +622,54 @@ MISTAKES = {
     ),
     "state": (
         broken("observations", lambda self, o: (setattr(self, "state", self.clock), o)[1]),
-        r"the state had the shapes \[\(0,\)\] after reset, now \[\(1,\)\]",
+        r"the state was \['float64 \(0,\)'\] after reset, and is now \['float64 \(1,\)'\]",
     ),
+    "state dtype": (
+        broken(
+            "reset",
+            lambda self, r: (setattr(self, "state", lambda: 0.5 * bool(self.time) or 0), r)[1],
+        ),
+        r"the state was \['int64 \(\)'\] after reset, and is now \['float64 \(\)'\]",
+    ),
+    "no seed": (
+        type("Unseeded", (MixedTeam,), {"reset": lambda self: MixedTeam.reset(self)})(),
+        "reset must take seed and options: .* unexpected keyword argument 'seed'",
+    ),
+    "no options": (
+        type("Plain", (MixedTeam,), {"reset": lambda self, seed=None: None})(),
+        "reset must take seed and options: .* unexpected keyword argument 'options'",
+    ),
+    "no spaces": (
+        broken("observation_space", lambda self, s: {}["z_box"]),
+        r"observation_space\('z_box'\) raises KeyError",
+    ),
+    "no metadata": (
+        type("Bare", (MixedTeam,), {"metadata": None})(),
+        "metadata must be a dict .*, not None",
+    ),
+    "dies after all": (
+        type("Immortal", (MixedTeam,), {"metadata": {"agents_die": False}})(FATES),
+        r"agents_die.* is False, but of .* only \['a_pick', 'm_multi'\] are left",
+    ),
+    "one list": (
+        broken(
+            "step", lambda self, r: (setattr(self, "possible_agents", self.agents), r)[1], FATES
+        ),
+        "possible_agents was .* agents must be a list of its own",
+    ),
+    "flags not by agent": (
+        broken("step", lambda self, r: (*r[:2], any(r[2].values()), *r[3:])),
+        "terminated must be a dict by agent, not False",
+    ),
+    "observations not by agent": (
+        broken("reset", lambda self, r: (list(r[0].values()), r[1])),
+        "observations must be a dict by agent",
+    ),
+    "infos not by agent": (
+        broken("reset", lambda self, r: (r[0], dict.fromkeys(r[1]))),
+        "infos must be a dict of dicts by agent",
+    ),
+    "reward none": (broken("step", put(1, "a_pick", None)), "the reward of agent 'a_pick' is None"),
     "single": (gym.make("CartPole-v1"), "the environment needs possible_agents"),
 }
 
@@ -639,6 +687,33 @@ def test_the_checker_passes_what_is_right():
     check_parallel_env(broken("pick_mask", lambda self, m: m * (self.time < 3), ends))
     with pytest.raises(UserError, match="no action is available to agent a_pick"):
         check_parallel_env(broken("pick_mask", lambda self, m: m * (self.time < 4), FATES))
+
+
+def test_the_checker_knows_what_was_promised():
+    with pytest.raises(UserError, match=r"rewards differ \(z_box: 1.125, a_pick: 2.125"):
+        check_parallel_env(MixedTeam(FATES), team_reward="shared")
+    forever = dict.fromkeys(NAMES, (9**9, "end"))
+    with pytest.warns(UserWarning, match="no episode ended in 20 steps: .* env.time_limit"):
+        check_parallel_env(MixedTeam(forever), steps=20)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check_parallel_env(MixedTeam(FATES), steps=20)
+
+
+def test_the_checker_lets_agents_join():
+    class Late(MixedTeam):
+        def reset(self, seed=None, options=None):
+            observations, infos = super().reset(seed)
+            self.agents.remove("a_pick")
+            return observations, infos
+
+        def step(self, actions):
+            if self.time == 0:
+                self.agents.insert(1, "a_pick")
+                actions = {"z_box": actions["z_box"], "a_pick": 1, "m_multi": actions["m_multi"]}
+            return super().step(actions)
+
+    check_parallel_env(Late(dict.fromkeys(NAMES, (4, "cut"))))
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
