@@ -53,8 +53,8 @@ def make_env(
                 env = _as_one(env, env_id, team_reward)
                 return env if time_limit is None else gym.wrappers.TimeLimit(env, time_limit)
         return _as_one(_registered(name, arguments, time_limit), env_id, team_reward)
-    except TypeError as error:
-        if "unexpected keyword argument" not in str(error):
+    except (TypeError, ImportError) as error:
+        if isinstance(error, TypeError) and "unexpected keyword argument" not in str(error):
             raise
         raise UserError(f"environment {env_id!r}: {_one_line(error)}") from error
 

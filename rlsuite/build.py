@@ -292,7 +292,8 @@ def _write_record(experiment: Experiment, folder: Path) -> None:
 
 
 def _record(experiment: Experiment) -> dict[str, Any]:
-    packages = ("rlsuite", "torch", "numpy", "gymnasium", "mujoco", "ale-py")
+    packages = ["rlsuite", "torch", "numpy", "gymnasium", "mujoco", "ale-py", "pettingzoo", "mpe2"]
+    packages += ["lbforaging", "rware", "gymnasium-robotics", "vmas"]
     versions = {"python": platform.python_version()}
     for package in packages:
         try:

@@ -6,6 +6,7 @@ import standins
 from adapter_cases import train_hasac
 
 from rlsuite.envs import TeamEnv, check_parallel_env, is_resumable, make_env
+from rlsuite.errors import UserError
 
 MAKERS = [standins.make_smac, standins.make_football, standins.make_air_combat]
 EVERY = pytest.mark.parametrize("make", MAKERS)
@@ -28,6 +29,20 @@ def test_protocol(make):
 def test_an_adapter_is_short(name):
     text = (standins.EXAMPLES / f"{name}.py").read_text().split('"""')[2]
     assert sum(bool(line.strip()) for line in text.splitlines()) < 50
+
+
+@pytest.mark.parametrize(
+    ("name", "kwargs"),
+    [
+        ("smac", {"map_name": "3m"}),
+        ("football", {"env_name": "a", "players": 2}),
+        ("air_combat", {"config": "a"}),
+    ],
+)
+def test_a_game_that_is_not_installed_is_named(name, kwargs, monkeypatch):
+    monkeypatch.syspath_prepend(standins.EXAMPLES)
+    with pytest.raises(UserError, match=f"environment '{name}_team:make': (No module|import)"):
+        make_env(f"{name}_team:make", kwargs=kwargs)
 
 
 @EVERY
