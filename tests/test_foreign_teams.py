@@ -138,6 +138,14 @@ def test_air_combat_deaths_and_ends():
     assert ends[-1] == (True, False)
 
 
+def test_a_crash_at_the_last_step_is_no_truncation():
+    env = begin("make_air_combat")
+    env.env.env.max_steps = int(env.env.env.height[:2].max())
+    for _ in range(env.env.env.max_steps):
+        *_, terminated, truncated = all_do(env, lambda i, _: np.array([2, 2, 1]))
+    assert (terminated, truncated) == (True, False)
+
+
 def test_air_combat_is_won_against_an_opponent():
     seen = []
 
