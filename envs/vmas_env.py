@@ -191,7 +191,8 @@ class _Simulator:
                 for part, head in zip(parts, self._heads, strict=True)
             ]
         )
-        return self._tree(obs), self._reward(torch.stack(rewards)), terminated, truncated
+        by_agent = torch.stack([reward.flatten() for reward in rewards])  # some are (N, 1)
+        return self._tree(obs), self._reward(by_agent), terminated, truncated
 
     def _reward(self, rewards: Tensor) -> Tensor:
         if self._rule != "shared":

@@ -26,6 +26,7 @@ def build(scenario="balance", num_envs=3, seed=5, **kwargs):
         ("balance", {"n_agents": 2}),
         ("balance", {"continuous_actions": False}),
         ("simple_reference", {"team_reward": "sum"}),
+        ("wheel", {"n_agents": 2}),  # whose rewards are (N, 1)
         ("simple_reference", {"team_reward": "mean", "continuous_actions": False}),
     ],
 )
@@ -52,7 +53,7 @@ def test_steps_are_those_of_vmas(scenario, kwargs):
         stepped = envs.step(actions)
         expected, rewards, done, _ = own.step(list(actions.values()))
         assert torch.equal(stepped.step.next_obs["state"], torch.cat(expected, 1))
-        total = getattr(torch.stack(rewards), rule)(0)
+        total = getattr(torch.stack(rewards).reshape(-1, 3), rule)(0)
         torch.testing.assert_close(stepped.step.reward, total, rtol=1e-6, atol=1e-6)
         length += 1
         assert torch.equal(stepped.step.terminated, done)
