@@ -50,8 +50,10 @@ def env_maker(config: EnvConfig, render_mode: str | None = None) -> Callable[[],
     """What builds one environment; it can be sent to another process."""
     if config.is_atari:
         return functools.partial(make_watched, config.id, config.atari_protocol, render_mode)
-    if config.is_particles or config.is_vmas:
+    if config.is_particles:
         raise UserError(f"{config.id} cannot be shown: it has no pictures")
+    if config.is_vmas:
+        raise UserError(f"{config.id} cannot be shown here: vmas.render_interactively does")
     return functools.partial(
         make_env,
         config.id,
