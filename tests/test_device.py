@@ -32,6 +32,7 @@ from rlsuite.agents.discrete_sac import DiscreteSAC, DiscreteSACConfig
 from rlsuite.agents.dqn import DQN, DQNConfig
 from rlsuite.agents.hasac import HASAC, HASACConfig
 from rlsuite.agents.hatd3 import HATD3, HATD3Config
+from rlsuite.agents.mehaml import HASACKLConfig, MEHATRPOConfig, hasac_kl, me_hatrpo
 from rlsuite.agents.sac import SAC, SACConfig
 from rlsuite.buffers import (
     DenseRRMSampler,
@@ -310,6 +311,8 @@ SEVERAL = {
         MIXED,
         HASACConfig(hidden=(16,), order="simultaneous", temperature="annealed", max_grad_norm=1.0),
     ),
+    "hasac_kl": (hasac_kl, MIXED, HASACKLConfig(hidden=(16,))),
+    "me_hatrpo": (me_hatrpo, MIXED, MEHATRPOConfig(hidden=(16,))),
     **{
         kind: (HATD3, BOXES, HATD3Config(hidden=(16,), max_grad_norm=1.0, **settings))
         for kind, settings in KINDS.items()

@@ -156,16 +156,21 @@ def test_the_dead_do_not_teach() -> None:
     spaces = make_spaces(MIXED, views=True, masked=True)
     ends = []
     for garbage in (0.0, 1.0):
-        agent = HASAC(*spaces, HASACConfig(**SMALL))
+        agents = [HASAC(*spaces, HASACConfig(**SMALL)) for _ in range(2)]
         batch = make_batch(*spaces)
         obs: Any = batch.obs
-        dead = obs["alive"][:, 0] == 0
-        obs["state"]["box"][dead] += garbage
-        obs["agents"]["box"][dead] += garbage
-        obs["alive"][:, 1:] = 1
-        agent.learn(batch, [0])
-        ends.append((parameters(agent, "box"), [p.clone() for p in agent.critic.parameters()]))
-    torch.testing.assert_close(ends[0][1], ends[1][1])
+        dead = obs["alive"][:, 1] == 0
+        assert dead.any()
+        obs["state"]["discrete"][dead] += garbage
+        # Not the same on all numbers: the layer normalisation would hide that.
+        obs["agents"]["discrete"][dead] *= torch.tensor([1.0, 1.0 - 3.0 * garbage, 1.0 + garbage])
+        obs["alive"][:, [0, 2]] = 1
+        agents[0].learn(batch, [0])
+        obs["state"]["discrete"][dead] -= garbage  # the living climb all views
+        agents[1].learn(batch, [1])
+        critic = [p.detach() for p in agents[0].critic.parameters()]
+        ends.append((parameters(agents[1], "discrete"), critic))
+    torch.testing.assert_close(ends[0], ends[1])
 
 
 def test_the_sum_over_actions_is_what_samples_give_on_average() -> None:
