@@ -11,6 +11,8 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike
 
+from rlsuite.stats import Interval
+
 
 class Task(NamedTuple):
     """The smallest part of an experiment: one method with one seed."""
@@ -53,6 +55,8 @@ class Claim:
     error: float | None = None
     """Standard error of ``value``; None if it is a count or an extreme."""
     gate: Gate | None = None
+    interval: Interval | None = None
+    """95 % bootstrap interval, where a standard error would not do."""
 
     @property
     def passed(self) -> bool | None:
@@ -62,6 +66,8 @@ class Claim:
     def cells(self) -> dict[str, str]:
         """The row of the table."""
         measured = f"{self.value:.4g}" + (f" ± {self.error:.2g}" if self.error is not None else "")
+        if self.interval is not None:
+            measured += f" [{self.interval.low:.4g}, {self.interval.high:.4g}]"
         verdict = {True: "pass", False: "FAIL", None: ""}[self.passed]
         return {
             "experiment": self.experiment,

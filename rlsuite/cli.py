@@ -118,6 +118,7 @@ def _parser() -> Parser:
     sub.epilog = "exit code 1 if a figure is outside its gate"
     sub.add_argument("paper", metavar="PAPER", nargs="?", help="a name from the list")
     sub.add_argument("--folder", type=Path, help="of the results (default: runs/reproduce-PAPER)")
+    sub.add_argument("--only", default="", help="experiments whose names begin with this")
     sub.add_argument("--seed", type=int, default=0, help="of all experiments (default: 0)")
     sub.add_argument("--processes", type=_count, help="at once (default: one a core)")
     sub.add_argument("--quiet", action="store_true", help="no progress, only the table")
@@ -262,19 +263,25 @@ def _plot(options: argparse.Namespace) -> int:
 def _reproduce(options: argparse.Namespace) -> int:
     from rlsuite.claims import markdown
     from rlsuite.reproduce import PAPERS, reproduce
+    from rlsuite.run import Stopped
 
     if options.paper is None:
         for name, paper in PAPERS.items():
             print(f"{name:<28} {paper.title}")
         return 0
     folder = options.folder or Path("runs") / f"reproduce-{options.paper}"
-    result = reproduce(
-        options.paper,
-        folder,
-        seed=options.seed,
-        processes=options.processes,
-        quiet=options.quiet,
-    )
+    try:
+        result = reproduce(
+            options.paper,
+            folder,
+            only=options.only,
+            seed=options.seed,
+            processes=options.processes,
+            quiet=options.quiet,
+        )
+    except Stopped:
+        print("stopped; the same command goes on from there", file=sys.stderr)
+        return EXIT_STOPPED
     print(markdown(result.claims))
     for path in result.files:
         print(f"  {path}")

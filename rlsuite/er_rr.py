@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -273,8 +274,8 @@ def tasks() -> list[Task]:
     ]
 
 
-def run(task: Task, seed: int) -> Any:
-    """Measure one arm with one seed. All arms see the same data in one repeat."""
+def run(task: Task, seed: int, folder: Path) -> Any:
+    """Measure one arm with one seed; nothing is kept. All arms see the same data in one repeat."""
     experiment = EXPERIMENTS[task.experiment]
     own = derive_seed(seed, task.experiment, task.arm, task.repeat)
     sampler = ARMS[task.arm](own, experiment.priority)

@@ -6,7 +6,7 @@ import difflib
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from tqdm import tqdm
 
-from rlsuite import er_rr, er_rr_report
+from rlsuite import er_rr, er_rr_report, hasac_claims, hasac_report
 from rlsuite.claims import Claim, Results, Task, markdown, table_csv
 from rlsuite.errors import UserError
 
@@ -25,8 +25,9 @@ class Paper(NamedTuple):
 
     title: str
     tasks: Callable[[], list[Task]]
-    run: Callable[[Task, int], Any]
-    """Measure a task with a seed; done in another process."""
+    run: Callable[[Task, int, Path], Any]
+    """Measure a task with a seed; done in another process. What takes long may be kept below the
+    folder, so that an interrupted reproduction goes on from there."""
     claims: Callable[[Results], list[Claim]]
     draw: Callable[[Results, Path], list[Path]]
     """Write pictures into a folder; their paths."""
@@ -34,6 +35,13 @@ class Paper(NamedTuple):
 
 PAPERS: dict[str, Paper] = {
     "er-rr": Paper(er_rr.TITLE, er_rr.tasks, er_rr.run, er_rr_report.claims, er_rr_report.draw),
+    "hasac": Paper(
+        hasac_claims.TITLE,
+        hasac_claims.tasks,
+        hasac_claims.run,
+        hasac_report.claims,
+        hasac_report.draw,
+    ),
 }
 """By the name that the command line knows."""
 
@@ -61,22 +69,35 @@ def find_paper(name: str) -> Paper:
 
 
 def reproduce(
-    name: str, folder: Path, *, seed: int = 0, processes: int | None = None, quiet: bool = False
+    name: str,
+    folder: Path,
+    *,
+    only: str = "",
+    seed: int = 0,
+    processes: int | None = None,
+    quiet: bool = False,
 ) -> Reproduction:
     """Measure a paper's claims and write ``results.md``, ``results.csv`` and pictures.
 
-    ``processes`` is by default the number of cores this process may use; the figures do not depend
-    on it. Raises UserError for an unknown paper, less than one process, or a file as folder.
+    ``only`` leaves out the experiments whose names do not begin with it. ``processes`` is by
+    default the number of cores this process may use; the figures do not depend on it. Raises
+    UserError for an unknown paper, no experiment, less than one process, or a file as folder, and
+    ``run.Stopped`` if a training run was stopped: it has saved itself.
     """
     paper = find_paper(name)
+    tasks = [task for task in paper.tasks() if task.experiment.startswith(only)]
+    if not tasks:
+        known = ", ".join(dict.fromkeys(task.experiment for task in paper.tasks()))
+        raise UserError(f"no experiment of {name} begins with {only!r}; there are: {known}")
     processes = len(os.sched_getaffinity(0)) if processes is None else processes
     if processes < 1:
         raise UserError(f"--processes has to be 1 or more, not {processes}")
     folder.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
-    results = measure(paper, paper.tasks(), seed, processes, quiet)
+    results = measure(paper, tasks, seed, folder, processes, quiet)
     claims = paper.claims(results)
-    head = f"# {paper.title}\n\nSeed {seed}. Uncertainties are standard errors over seeds.\n\n"
+    head = f"# {paper.title}\n\nSeed {seed}. Uncertainties are standard errors over seeds, "
+    head += "intervals in brackets 95 % bootstrap intervals.\n\n"
     files = [folder / "results.md", folder / "results.csv"]
     files[0].write_text(head + markdown(claims), "utf-8")
     files[1].write_text(table_csv(claims), "utf-8")
@@ -91,29 +112,52 @@ def reproduce(
 
 
 def measure(
-    paper: Paper, tasks: Sequence[Task], seed: int, processes: int = 1, quiet: bool = True
+    paper: Paper,
+    tasks: Sequence[Task],
+    seed: int,
+    folder: Path,
+    processes: int = 1,
+    quiet: bool = True,
 ) -> dict[tuple[str, str], list[Any]]:
     """Run tasks, with a progress bar unless quiet; what was measured, in the order of the tasks."""
-    found: dict[tuple[str, str], list[Any]] = {}
-    work = _work(partial(_run, paper.run, seed), tasks, processes)
+    values: dict[int, Any] = {}
     bar = tqdm(total=len(tasks), unit="task", disable=quiet, mininterval=1)
-    for task, value in zip(tasks, work, strict=True):
-        bar.set_description(task.experiment, refresh=False)
+    for i, value in _work(partial(_run, paper.run, seed, folder), tasks, processes):
+        values[i] = value
+        bar.set_description(tasks[i].experiment, refresh=False)
         bar.update()
-        found.setdefault((task.experiment, task.arm), []).append(value)
     bar.close()
+    found: dict[tuple[str, str], list[Any]] = {}
+    for i, task in enumerate(tasks):
+        found.setdefault((task.experiment, task.arm), []).append(values[i])
     return found
 
 
-def _run(run: Callable[[Task, int], Any], seed: int, task: Task) -> Any:
-    return run(task, seed)
+def _run(run: Callable[[Task, int, Path], Any], seed: int, folder: Path, task: Task) -> Any:
+    return run(task, seed, folder)
 
 
-def _work(run: Callable[[Task], Any], tasks: Sequence[Task], processes: int) -> Iterator[Any]:
+def _work(
+    run: Callable[[Task], Any], tasks: Sequence[Task], processes: int
+) -> Iterator[tuple[int, Any]]:
+    """Number of a task and what came of it, as they end."""
     if processes == 1:
-        yield from map(run, tasks)
+        yield from enumerate(map(run, tasks))
         return
     # A fork of a process with threads may hang; every core has a process of one thread.
     context = get_context("spawn")
     with ProcessPoolExecutor(processes, context, torch.set_num_threads, (1,)) as pool:
-        yield from pool.map(run, tasks)
+        running: dict[Future[Any], int] = {}
+        for i, task in enumerate(tasks):
+            # No more than run at once: what waits in the pool would still begin after Ctrl-C.
+            if len(running) == processes:
+                yield from _ended(running)
+            running[pool.submit(run, task)] = i
+        while running:
+            yield from _ended(running)
+
+
+def _ended(running: dict[Future[Any], int]) -> Iterator[tuple[int, Any]]:
+    """Wait until one or more have ended, and take them out."""
+    for future in wait(running, return_when=FIRST_COMPLETED).done:
+        yield running.pop(future), future.result()

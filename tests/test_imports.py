@@ -85,6 +85,8 @@ LAYERS: list[list[str]] = [
         "claims",
         "er_rr",
         "er_rr_report",
+        "hasac_claims",
+        "hasac_report",
         "reproduce",
         "cli",
         "__main__",

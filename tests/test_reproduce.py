@@ -15,6 +15,7 @@ from rlsuite.errors import UserError
 from rlsuite.reproduce import PAPERS, find_paper, measure
 
 PAPER = PAPERS["er-rr"]
+UNUSED = Path("unused")
 
 
 def small(experiments: Sequence[str], repeats: int) -> list[Task]:
@@ -27,7 +28,7 @@ def gated(experiment: str, repeats: int) -> list[Claim]:
     tasks = [
         task for task in small([experiment], repeats) if (experiment, task.arm) not in LEFT_OUT
     ]
-    claims = PAPER.claims(measure(PAPER, tasks, seed=0))
+    claims = PAPER.claims(measure(PAPER, tasks, 0, UNUSED))
     return [claim for claim in claims if claim.gate]
 
 
@@ -101,7 +102,7 @@ def test_all_arms_meet_the_same_experience(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setitem(er_rr.EXPERIMENTS, "grid", grid)
     for repeat in range(2):
         for arm in grid.arms:
-            er_rr.run(Task("grid", arm, repeat), 0)
+            er_rr.run(Task("grid", arm, repeat), 0, UNUSED)
     seeds = [seed for seed, _ in seen]
     assert len(set(seeds[:3])) == len(set(seeds[3:])) == 1
     assert seeds[0] != seeds[3]
@@ -109,9 +110,9 @@ def test_all_arms_meet_the_same_experience(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_figures_do_not_depend_on_processes() -> None:
     tasks = small(["noise floor, step 0.2", "chain 200, batch 8"], 2)
-    alone, together = measure(PAPER, tasks, 3), measure(PAPER, tasks, 3, processes=2)
+    alone, together = measure(PAPER, tasks, 3, UNUSED), measure(PAPER, tasks, 3, UNUSED, 2)
     assert alone == together
-    assert alone != measure(PAPER, tasks, 4)
+    assert alone != measure(PAPER, tasks, 4, UNUSED)
 
 
 def test_claims_by_hand() -> None:
@@ -215,4 +216,4 @@ def test_mistakes_get_one_line(
 def test_a_paper_is_found_by_its_name() -> None:
     assert find_paper("er-rr") is PAPERS["er-rr"]
     with pytest.raises(UserError, match="1 or more"):
-        reproduce.reproduce("er-rr", Path("unused"), processes=0)
+        reproduce.reproduce("er-rr", UNUSED, processes=0)
