@@ -67,7 +67,11 @@ class MatrixGame:
         if not (noise >= 0 and np.isfinite(noise)):
             raise UserError(f"noise is {noise}: a standard deviation is a finite number from 0 on")
         self.noise = noise
-        self.metadata: dict[str, Any] = {"name": "matrix_game", "render_modes": []}
+        self.metadata: dict[str, Any] = {
+            "name": "matrix_game",
+            "render_modes": [],
+            "agents_die": False,
+        }
         self.render_mode = render_mode
         self.possible_agents = [f"agent_{i}" for i in range(self.payoff.ndim)]
         self.agents: list[str] = []

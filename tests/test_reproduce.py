@@ -188,14 +188,17 @@ def test_without_pictures_the_figures_are_kept(
 
 def test_papers_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["reproduce"]) == 0
-    assert capsys.readouterr().out.split() == ["er-rr", *PAPER.title.split()]
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split() for line in lines] == [
+        [name, *paper.title.split()] for name, paper in PAPERS.items()
+    ]
 
 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
         (["er-r"], "no paper called er-r: did you mean er-rr?"),
-        (["xyzzy"], "no paper called xyzzy: there are: er-rr"),
+        (["xyzzy"], "no paper called xyzzy: there are: er-rr, hasac"),
         (["er-rr", "--processes", "0"], "0 is less than 1"),
         (["er-rr", "--seed", "x"], "invalid int value: 'x'"),
         (["er-rr", "--folder", __file__], "File exists"),
