@@ -185,6 +185,7 @@ def train_in_matrix(
     if temperature is not None:
         overrides["agent.temperature"] = str(temperature)
     experiment = load_experiment(MATRIX_CONFIG, overrides)
+    torch.set_num_threads(experiment.run.threads)
     envs = build_envs(experiment)
     agent = build_agent(experiment, envs.spec)
     assert isinstance(agent, HASAC)

@@ -144,7 +144,6 @@ def test_gates_of_what_networks_learn() -> None:
 @pytest.mark.learning
 def test_deep_hasac_follows_the_exact_solver() -> None:
     """Without entropy it plays the safe 2 of penalty; annealed it finds 10, from the same start."""
-    torch.set_num_threads(1)
     annealed = hasac_report._reached("penalty", train_in_matrix(0, game="penalty"))
     greedy = train_in_matrix(0, game="penalty", temperature=hasac_claims.COLD)
     assert annealed.payoff > 9.5
