@@ -143,16 +143,27 @@ def _noise(results: Results) -> Iterator[Claim]:
 def draw(results: Results, folder: Path) -> list[Path]:
     """Write a picture of counts and noise, and one of the learning problems; their paths.
 
-    Raises UserError if matplotlib is missing.
+    What was not measured is left out. Raises UserError if matplotlib is missing.
     """
-    panels: dict[str, list[Callable[[Axes, Results], None]]] = {
-        "counts.png": [_draw_lifetime, _draw_noise],
-        "learning.png": [_draw_chains, _draw_grid, _draw_prioritized],
+    panels: dict[str, dict[str, Callable[[Axes, Results], None]]] = {
+        "counts.png": {
+            "lifetime": _draw_lifetime,
+            f"noise floor, step {STEP_SIZES[0]:g}": _draw_noise,
+        },
+        "learning.png": {
+            "chain 200, batch 1": _draw_chains,
+            "grid": _draw_grid,
+            "prioritized grid": _draw_prioritized,
+        },
     }
+    measured = {experiment for experiment, _ in results}
     paths = []
     for name, draws in panels.items():
-        figure = make_figure(3.6 * len(draws), 3.0)
-        for axes, panel in zip(figure.subplots(1, len(draws)), draws, strict=True):
+        shown = [panel for experiment, panel in draws.items() if experiment in measured]
+        if not shown:
+            continue
+        figure = make_figure(3.6 * len(shown), 3.0)
+        for axes, panel in zip(np.ravel(figure.subplots(1, len(shown))), shown, strict=True):
             panel(axes, results)
             axes.tick_params(labelsize=8)
             axes.spines[["top", "right"]].set_visible(False)
@@ -187,10 +198,11 @@ def _draw_noise(axes: Axes, results: Results) -> None:
     _label(axes, "noise floor of TD(0)", "step size", "mean squared error")
     axes.set_xscale("log")
     axes.set_yscale("log")
+    sizes = [size for size in STEP_SIZES if (f"noise floor, step {size:g}", "RR-C") in results]
     for arm in ("uniform", "RR-C"):
-        found = [mean_error(results[f"noise floor, step {size:g}", arm]) for size in STEP_SIZES]
+        found = [mean_error(results[f"noise floor, step {size:g}", arm]) for size in sizes]
         y, error = ([row[i] or 0.0 for row in found] for i in range(2))
-        axes.errorbar(STEP_SIZES, y, error, color=_colour(arm), marker="o", ms=3, lw=1, label=arm)
+        axes.errorbar(sizes, y, error, color=_colour(arm), marker="o", ms=3, lw=1, label=arm)
 
 
 def _draw_chains(axes: Axes, results: Results) -> None:

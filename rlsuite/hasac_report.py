@@ -86,7 +86,9 @@ def _schedule(game: str, schedule: str, found: Sequence[Reached]) -> Iterator[Cl
         gate = Gate(low=0.99) if helps else Gate(high=0.01)
         yield Claim(name, best, "1.00" if helps else "0.00", EARLIER, *mass, gate)
     payoff = mean_error([one.payoff for one in found])
-    yield Claim(name, f"{schedule}: mean payoff", PAYOFF[game].get(schedule, ""), EARLIER, *payoff)
+    expected = PAYOFF[game].get(schedule, "")
+    source = EARLIER if expected else ""
+    yield Claim(name, f"{schedule}: mean payoff", expected, source, *payoff)
 
 
 PAYOFF = {
@@ -210,25 +212,21 @@ def _curves(results: Results) -> Iterator[Claim]:
 
 
 def _versus(results: Results) -> Iterator[Claim]:
-    """HASAC against every other arm of an experiment, at the end and over the whole curve."""
+    """HASAC beside every other arm of an experiment, at the end and over the whole curve."""
     for name, (_, arms) in CURVES.items():
-        for arm in arms:
-            if arm == "HASAC" or not {(name, "HASAC"), (name, arm)} <= results.keys():
-                continue
-            pair = [results[name, "HASAC"], results[name, arm]]
-            ends = [[curve.returns[-1] for curve in curves] for curves in pair]
-            means = [[float(np.mean(curve.returns)) for curve in curves] for curves in pair]
-            interval = stratified_bootstrap(ends[1], iqm)
-            yield Claim(
-                name, f"{arm}: return at the end, IQM", "", "", interval.point, interval=interval
-            )
-            interval = stratified_bootstrap(ends[0], iqm)
-            yield Claim(
-                name, "HASAC: return at the end, IQM", "", "", interval.point, interval=interval
-            )
-            for what, (ours, theirs) in {"at the end": ends, "mean of the curve": means}.items():
-                won = probability_of_improvement(ours, theirs)
-                what = f"probability that HASAC beats {arm}, {what}"
+        found = {arm: results[name, arm] for arm in arms if (name, arm) in results}
+        if "HASAC" not in found or len(found) == 1:
+            continue
+        ends = {arm: [curve.returns[-1] for curve in curves] for arm, curves in found.items()}
+        means = {arm: [np.mean(curve.returns) for curve in found[arm]] for arm in found}
+        for arm, scores in ends.items():
+            middle = stratified_bootstrap(scores, iqm)
+            what = f"{arm}: return at the end, IQM"
+            yield Claim(name, what, "", "", middle.point, interval=middle)
+        for arm in [arm for arm in found if arm != "HASAC"]:
+            for when, scored in {"at the end": ends, "mean of the curve": means}.items():
+                won = probability_of_improvement(scored["HASAC"], scored[arm])
+                what = f"probability that HASAC beats {arm}, {when}"
                 yield Claim(name, what, "> 0.5", PAPER, won.point, interval=won)
 
 

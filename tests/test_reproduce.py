@@ -167,6 +167,9 @@ def test_pictures(tmp_path: Path) -> None:
         results["lifetime", arm] = [np.array([7, 8, 8, 9])] * 2
     for path in PAPER.draw(results, tmp_path):
         assert path.stat().st_size > 10_000
+    for experiment, name in (("lifetime", "counts.png"), ("grid", "learning.png")):
+        alone = {key: value for key, value in results.items() if key[0] == experiment}
+        assert [path.name for path in PAPER.draw(alone, tmp_path)] == [name]
 
 
 FAKE = {"grid": np.linspace(1, 0, 24), "prioritized": np.linspace(1, 0, 24)}
