@@ -13,6 +13,7 @@ import torch
 from rlsuite import hasac_claims, hasac_report
 from rlsuite.claims import Claim, Task
 from rlsuite.cli import main
+from rlsuite.config import load_experiment
 from rlsuite.envs.matrix_games import PAYOFFS
 from rlsuite.errors import UserError
 from rlsuite.hasac_claims import (
@@ -241,6 +242,18 @@ def test_arms_share_their_seeds_and_repeats_do_not(monkeypatch: pytest.MonkeyPat
     assert by_arm["HASAC"] == by_arm["simultaneous"]
     assert len(set(by_arm["HASAC"])) == 5
     assert len({name for _, name in seeds}) == 10
+
+
+@pytest.mark.parametrize("name", CURVES)
+def test_arms_train_and_are_evaluated_alike(name: str) -> None:
+    experiments = [
+        load_experiment(arm.config, dict(arm.overrides)) for arm in CURVES[name][1].values()
+    ]
+    for other in experiments[1:]:
+        assert other.env == experiments[0].env
+        assert other.plan.total_transitions == experiments[0].plan.total_transitions
+        assert other.run == experiments[0].run
+        assert other != experiments[0]
 
 
 def test_comparison_of_arms_by_hand() -> None:

@@ -24,14 +24,18 @@ def test_the_payoffs_of_the_papers() -> None:
     assert PAYOFFS.keys() == optimum.keys()
     for name, (first, second, best) in optimum.items():
         assert PAYOFFS[name][first, second] == PAYOFFS[name].max() == best
-    sums = {name: payoff.sum() for name, payoff in PAYOFFS.items()}
-    assert sums == {
-        "mne": -85,
-        "penalty": -178,
-        "climbing": -31,
-        "nonmono": -40,
-        "anti_coordination": 2,
-        "coordination": 5,
+    # Entries weighted by 1, 2, 3, ... in reading order: two of them cannot change places.
+    weighted = {
+        name: (payoff.ravel() * (1 + np.arange(payoff.size))).sum()
+        for name, payoff in PAYOFFS.items()
+    }
+    assert weighted == {
+        "mne": 5 + 50 + 180 - 20 * (2 + 3 + 4 + 6 + 7 + 8),
+        "penalty": -100 + 30 + 10 + 70 - 900,
+        "climbing": 11 - 60 - 120 + 35 + 36 + 45,
+        "nonmono": 8 - 12 * (2 + 3 + 4 + 7),
+        "anti_coordination": 2 + 3,
+        "coordination": 4 + 4,
     }
     with pytest.raises(ValueError, match="read-only"):
         PAYOFFS["mne"][0, 0] = 1.0

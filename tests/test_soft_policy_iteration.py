@@ -481,12 +481,14 @@ def test_it_continues_bit_for_bit(tmp_path) -> None:
     for _ in range(7):
         ours.iterate()
     CheckpointStore(tmp_path).save(7, {"solver": ours.state_dict()})
+    saved = list(ours.policies)
     expected = [ours.iterate() for _ in range(9)]
 
     other = SoftPolicyIteration(game, config, seed=4)
     state = CheckpointStore(tmp_path).load()
     assert state is not None
     other.load_state_dict(state["solver"])
+    assert all(torch.equal(one, two) for one, two in zip(saved, other.policies, strict=True))
     assert [other.iterate() for _ in range(9)] == expected
     for one, two in zip(ours.policies, other.policies, strict=True):
         assert torch.equal(one, two)
