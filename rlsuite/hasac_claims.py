@@ -229,6 +229,7 @@ CURVES: dict[str, tuple[int, dict[str, Arm]]] = {
             "HASAC": Arm("hasac/spread"),
             # Multi-agent SAC: every agent against the old actions of the others.
             "simultaneous": Arm("hasac/spread", {"agent.order": "simultaneous"}),
+            "HATD3": Arm("hatd3/spread"),
         },
     ),
     "particles spread, discrete": (3, {"HASAC": Arm("hasac/spread_discrete")}),

@@ -208,6 +208,7 @@ def test_every_arm_trains_in_a_folder_of_its_own(tmp_path: Path) -> None:
         "particles-speaker-listener-discrete-hasac-0",
         "particles-spread-discrete-hasac-0",
         "particles-spread-hasac-0",
+        "particles-spread-hatd3-0",
         "particles-spread-simultaneous-0",
     ]
     assert {claim.experiment for claim in result.claims} == set(CURVES)
@@ -237,11 +238,11 @@ def test_arms_share_their_seeds_and_repeats_do_not(monkeypatch: pytest.MonkeyPat
         hasac_claims.run(task, 0, UNUSED)
     by_arm = {
         arm: [seed for (seed, _), task in zip(seeds, tasks, strict=True) if task.arm == arm]
-        for arm in ("HASAC", "simultaneous")
+        for arm in ("HASAC", "simultaneous", "HATD3")
     }
-    assert by_arm["HASAC"] == by_arm["simultaneous"]
+    assert by_arm["HASAC"] == by_arm["simultaneous"] == by_arm["HATD3"]
     assert len(set(by_arm["HASAC"])) == 5
-    assert len({name for _, name in seeds}) == 10
+    assert len({name for _, name in seeds}) == 15
 
 
 @pytest.mark.parametrize("name", CURVES)
