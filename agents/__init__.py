@@ -1,8 +1,9 @@
 """The agents: one file an algorithm, its settings beside it."""
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from rlsuite.agents import c51, crossq, discrete_sac, dqn, droq, hasac, hatd3, mehaml, sac, tqc
+from rlsuite.agents import c51, crossq, discrete_sac, dqn, droq, hasac, ppo, sac, tqc
 from rlsuite.agents.c51 import C51, C51Config
 from rlsuite.agents.crossq import CrossQ, CrossQConfig
 from rlsuite.agents.discrete_sac import DiscreteSAC, DiscreteSACConfig
@@ -11,6 +12,7 @@ from rlsuite.agents.droq import DroQ, DroQConfig
 from rlsuite.agents.hasac import HASAC, HASACConfig
 from rlsuite.agents.hatd3 import HATD3, HATD3Config
 from rlsuite.agents.mehaml import HASACKLConfig, MEHATRPOConfig, hasac_kl, me_hatrpo
+from rlsuite.agents.ppo import PPO, PPOConfig
 from rlsuite.agents.sac import SAC, SACConfig
 from rlsuite.agents.tqc import TQC, TQCConfig
 
@@ -20,6 +22,7 @@ __all__ = [
     "DQN",
     "HASAC",
     "HATD3",
+    "PPO",
     "SAC",
     "TQC",
     "AgentEntry",
@@ -35,6 +38,7 @@ __all__ = [
     "HASACKLConfig",
     "HATD3Config",
     "MEHATRPOConfig",
+    "PPOConfig",
     "SACConfig",
     "TQCConfig",
 ]
@@ -49,6 +53,8 @@ class AgentEntry(NamedTuple):
     """Its settings."""
     metrics: dict[str, str]
     """Name to meaning of what ``update`` reports."""
+    loop: Literal["replay", "rollout"] = "replay"
+    """Which of ``rlsuite.loops`` trains it."""
 
 
 AGENTS = {
@@ -63,6 +69,7 @@ AGENTS = {
     "me_hatrpo": AgentEntry(me_hatrpo, MEHATRPOConfig, mehaml.METRICS),
     "hatd3": AgentEntry(HATD3, HATD3Config, hatd3.METRICS),
     "discrete_sac": AgentEntry(DiscreteSAC, DiscreteSACConfig, discrete_sac.METRICS),
+    "ppo": AgentEntry(PPO, PPOConfig, ppo.METRICS, "rollout"),
 }
 """By the ``algorithm`` of a config."""
 

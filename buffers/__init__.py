@@ -6,6 +6,7 @@ from rlsuite.buffers.rank import RankSampler
 from rlsuite.buffers.recency import RecencySampler
 from rlsuite.buffers.replay import Replay, Sequences
 from rlsuite.buffers.reshuffle import ReshuffleSampler
+from rlsuite.buffers.rollout import RolloutStorage
 from rlsuite.buffers.rrm import DenseRRMSampler
 from rlsuite.buffers.uniform import UniformSampler
 
@@ -19,6 +20,7 @@ __all__ = [
     "RecencySampler",
     "Replay",
     "ReshuffleSampler",
+    "RolloutStorage",
     "Sequences",
     "UniformSampler",
     "lap",

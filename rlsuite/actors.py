@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rlsuite.errors import UserError
-from rlsuite.nets import Encoder, drawn
+from rlsuite.nets import Encoder, drawn, orthogonal
 from rlsuite.policies import SquashedNormalPolicy
 from rlsuite.types import Tree
 
@@ -120,7 +120,7 @@ class CategoricalActor(nn.Module):
     ) -> None:
         """Raises UserError, which names the ``algorithm``, for other spaces."""
         super().__init__()
-        self.heads, starts = _heads(action_space, algorithm)
+        self.heads, starts = action_heads(action_space, algorithm)
         """Actions of each head."""
         self.start = torch.tensor(starts, device=device)
         self.is_multi = isinstance(action_space, gym.spaces.MultiDiscrete)
@@ -130,9 +130,9 @@ class CategoricalActor(nn.Module):
         sizes = [self.encoder.features, *hidden]
         self.norms = nn.ModuleList(nn.LayerNorm(size, device=device) for size in sizes)
         self.layers = nn.ModuleList(
-            _orthogonal(*pair, math.sqrt(2.0), generator, device) for pair in pairwise(sizes)
+            orthogonal(*pair, math.sqrt(2.0), generator, device) for pair in pairwise(sizes)
         )
-        self.head = _orthogonal(sizes[-1], self.size, 0.01, generator, device)
+        self.head = orthogonal(sizes[-1], self.size, 0.01, generator, device)
 
     def forward(self, obs: Tensor) -> Tensor:
         """(B, *obs) to (B, size) logits."""
@@ -230,7 +230,11 @@ def make_actor(
     )
 
 
-def _heads(space: gym.Space[Any], algorithm: str) -> tuple[list[int], list[int]]:
+def action_heads(space: gym.Space[Any], algorithm: str) -> tuple[list[int], list[int]]:
+    """Of a Discrete or MultiDiscrete space the actions of each head, and the first of each.
+
+    Raises UserError, which names the ``algorithm``, for other spaces.
+    """
     if isinstance(space, gym.spaces.Discrete):
         return [int(space.n)], [int(space.start)]
     if isinstance(space, gym.spaces.MultiDiscrete) and space.nvec.ndim == 1:
@@ -238,16 +242,6 @@ def _heads(space: gym.Space[Any], algorithm: str) -> tuple[list[int], list[int]]
     raise UserError(
         f"{algorithm} needs Box, Discrete or (flat) MultiDiscrete actions, an agent has {space}"
     )
-
-
-def _orthogonal(
-    fan_in: int, fan_out: int, gain: float, generator: torch.Generator, device: torch.device
-) -> nn.Linear:
-    layer = nn.Linear(fan_in, fan_out, device="meta")
-    weight = nn.init.orthogonal_(torch.empty(fan_out, fan_in), gain, generator=generator)
-    layer.weight = nn.Parameter(weight.to(device))
-    layer.bias = nn.Parameter(torch.zeros(fan_out, device=device))
-    return layer
 
 
 def _noisy(log_pi: Tensor, noise: torch.Generator | None) -> Tensor:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from rlsuite.agents import AGENTS
-from rlsuite.buffers import Replay
+from rlsuite.buffers import Replay, RolloutStorage
 from rlsuite.checkpoint import CheckpointStore
 from rlsuite.config import EnvConfig, Experiment, build_experiment
 from rlsuite.envs import (
@@ -37,11 +37,11 @@ from rlsuite.envs.atari import STEP_LIMIT, make_watched
 from rlsuite.envs.vmas_env import STEP_LIMIT as VMAS_LIMIT
 from rlsuite.errors import UserError
 from rlsuite.evaluate import Evaluation, evaluate
-from rlsuite.loops import replay_loop
+from rlsuite.loops import ReplayPlan, RolloutPlan, replay_loop, rollout_loop
 from rlsuite.rng import derive_seed
 from rlsuite.run import Run
 from rlsuite.samplers import SAMPLERS, Context
-from rlsuite.types import Agent, Spec, Tree, VectorEnv
+from rlsuite.types import Agent, RolloutAgent, Spec, Tree, VectorEnv
 
 EXPERIMENT = "experiment.json"
 
@@ -103,26 +103,26 @@ def build_envs(experiment: Experiment) -> VectorEnv:
         envs = NormalizedVectorEnv(
             envs,
             ObsNorm() if config.normalize_obs else None,
-            RewardNorm(experiment.replay.discount) if config.normalize_reward else None,
+            RewardNorm(experiment.discount) if config.normalize_reward else None,
         )
     return envs
 
 
-def build_agent(experiment: Experiment, spec: Spec) -> Agent:
-    """A fresh agent on the experiment's device."""
-    agent: Agent = AGENTS[experiment.algorithm].agent(
+def build_agent(experiment: Experiment, spec: Spec) -> Any:
+    """A fresh ``Agent`` or ``RolloutAgent`` on the experiment's device."""
+    return AGENTS[experiment.algorithm].agent(
         spec.observation_space,
         spec.action_space,
         experiment.agent,
         device=find_device(experiment.run.device),
         seed=experiment.run.seed,
     )
-    return agent
 
 
 def build_replay(experiment: Experiment, spec: Spec) -> Replay:
     """An empty replay on the experiment's device."""
     config, plan, device = experiment.replay, experiment.plan, find_device(experiment.run.device)
+    assert config is not None and isinstance(plan, ReplayPlan)
     learning = plan.total_transitions - plan.warmup_transitions
     context = Context(
         experiment.run.seed, int(learning * plan.updates_per_transition), device.type == "cpu"
@@ -187,7 +187,7 @@ def _run(experiment: Experiment, folder: Path, quiet: bool, *, is_new: bool) -> 
     envs = build_envs(experiment)
     agent = build_agent(experiment, envs.spec)
     evaluation_envs = build_evaluation(experiment, envs)
-    replay = build_replay(experiment, envs.spec)
+    loop = _build_loop(experiment, agent, envs)
     seed = derive_seed(experiment.run.seed, "evaluation", bits=31)
 
     def run_evaluation(transitions: int) -> Evaluation:
@@ -199,11 +199,21 @@ def _run(experiment: Experiment, folder: Path, quiet: bool, *, is_new: bool) -> 
     total = experiment.plan.total_transitions
     try:
         with Run(folder, experiment.run, total, metrics, run_evaluation, quiet=quiet) as run:
-            replay_loop(agent, envs, replay, experiment.plan, run)
+            loop(run)
     finally:
         envs.close()
         evaluation_envs.close()
     return run.evaluations[-1]
+
+
+def _build_loop(experiment: Experiment, agent: Any, envs: VectorEnv) -> Callable[[Run], None]:
+    """The agent's loop, with the memory that goes with it."""
+    plan = experiment.plan
+    if isinstance(plan, RolloutPlan):
+        rollout = RolloutStorage(plan.steps_per_rollout, find_device(experiment.run.device))
+        return functools.partial(rollout_loop, agent, envs, rollout, plan)
+    replay = build_replay(experiment, envs.spec)
+    return functools.partial(replay_loop, agent, envs, replay, plan)
 
 
 def read_experiment(folder: Path) -> Experiment:
@@ -222,7 +232,7 @@ def read_experiment(folder: Path) -> Experiment:
 class NormalizedAgent:
     """A trained agent together with the normalisation of what it observes."""
 
-    agent: Agent
+    agent: Agent | RolloutAgent
     obs_norm: ObsNorm
 
     def act(self, obs: Tree, *, explore: bool = True) -> tuple[Tree, dict[str, Tensor]]:

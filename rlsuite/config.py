@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from rlsuite.agents import AGENTS
 from rlsuite.errors import UserError
-from rlsuite.loops import ReplayPlan
+from rlsuite.loops import ReplayPlan, RolloutPlan
 from rlsuite.run import RunConfig
 from rlsuite.samplers import SAMPLERS, SamplerName
 from rlsuite.settings import Count, Fraction, PositiveCount, describe_field, settings
@@ -89,13 +89,8 @@ class ReplayConfig:
     """Folder for the data, for a replay that is larger than memory; unset keeps it in memory."""
 
 
-SECTIONS: dict[str, type] = {
-    "env": EnvConfig,
-    "replay": ReplayConfig,
-    "plan": ReplayPlan,
-    "run": RunConfig,
-}
-"""Every section but ``agent`` and ``sampler``, whose settings belong to the one that is chosen."""
+PLANS: dict[str, type] = {"replay": ReplayPlan, "rollout": RolloutPlan}
+"""The settings in section ``plan``, by the agent's loop."""
 ORDER = ("env", "agent", "replay", "sampler", "plan", "run")
 """Of the sections, for people."""
 
@@ -112,25 +107,36 @@ class Experiment:
     env: EnvConfig
     agent: Any
     """The algorithm's settings, such as ``SACConfig``."""
-    replay: ReplayConfig
-    sampler: Any
-    """The sampler's settings, such as ``PrioritizedConfig``."""
-    plan: ReplayPlan
+    plan: ReplayPlan | RolloutPlan
     run: RunConfig
+    replay: ReplayConfig | None = None
+    """None for an agent that learns from rollouts."""
+    sampler: Any = None
+    """The sampler's settings, such as ``PrioritizedConfig``; None without a replay."""
     sources: dict[str, str] = field(default_factory=dict, compare=False)
     """Dotted setting to where its value came from, for those that are not defaults."""
+
+    @property
+    def sections(self) -> list[str]:
+        """Those that there are, for people in this order."""
+        return [section for section in ORDER if getattr(self, section) is not None]
+
+    @property
+    def discount(self) -> float:
+        """Of future reward, per step: the replay's, else the agent's."""
+        return float((self.replay or self.agent).discount)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values by section, for JSON and TOML."""
         return {
             "algorithm": self.algorithm,
             "description": self.description,
-            **{section: dataclasses.asdict(getattr(self, section)) for section in ORDER},
+            **{section: dataclasses.asdict(getattr(self, section)) for section in self.sections},
         }
 
     def rows(self) -> Iterator[tuple[str, Any, str, str]]:
         """(dotted setting, value, where from, meaning), section by section."""
-        for section in ORDER:
+        for section in self.sections:
             part = getattr(self, section)
             for item in dataclasses.fields(part):
                 key = f"{section}.{item.name}"
@@ -186,8 +192,12 @@ def build_experiment(
     if algorithm not in AGENTS:
         known = ", ".join(AGENTS)
         raise UserError(f"{name}: algorithm is {algorithm!r}; known are: {known}")
-    sampler = SAMPLERS.get(_chosen_sampler(data), SAMPLERS["reshuffle"])
-    sections = {**SECTIONS, "agent": AGENTS[algorithm].config, "sampler": sampler.config}
+    entry = AGENTS[algorithm]
+    sections = {"env": EnvConfig, "agent": entry.config, "plan": PLANS[entry.loop]}
+    if entry.loop == "replay":
+        sampler = SAMPLERS.get(_chosen_sampler(data), SAMPLERS["reshuffle"])
+        sections |= {"replay": ReplayConfig, "sampler": sampler.config}
+    sections["run"] = RunConfig
     keys = [*sections, "algorithm", "description"]
     problems = [_unknown(key, keys) for key in data if key not in keys]
     parts = {}
@@ -331,8 +341,26 @@ def _check_env(env: EnvConfig) -> list[str]:
 
 
 def _cross_check(parts: Mapping[str, Any]) -> list[str]:
+    check = _check_replay if "replay" in parts else _check_rollout
+    return check(**parts) + _check_env(parts["env"])
+
+
+def _check_rollout(env: EnvConfig, plan: RolloutPlan, **rest: Any) -> list[str]:
     problems = []
-    plan, env, replay = parts["plan"], parts["env"], parts["replay"]
+    if env.groups > 1:
+        problems.append(
+            f"env.groups ({env.groups}) must be 1 for an agent that learns from rollouts"
+        )
+    if plan.total_transitions < plan.steps_per_rollout * env.num_envs:
+        problems.append(
+            f"plan.total_transitions ({plan.total_transitions:,}) is less than one rollout, "
+            f"plan.steps_per_rollout * env.num_envs ({plan.steps_per_rollout * env.num_envs:,})"
+        )
+    return problems
+
+
+def _check_replay(env: EnvConfig, plan: ReplayPlan, replay: ReplayConfig, **rest: Any) -> list[str]:
+    problems = []
     if plan.warmup_transitions >= plan.total_transitions:
         problems.append(
             f"plan.warmup_transitions ({plan.warmup_transitions:,}) leaves nothing to learn of "
@@ -342,4 +370,4 @@ def _cross_check(parts: Mapping[str, Any]) -> list[str]:
         problems.append(
             f"replay.capacity ({replay.capacity:,}) is less than env.num_envs * replay.n_step"
         )
-    return problems + _check_env(env)
+    return problems

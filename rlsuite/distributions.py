@@ -1,4 +1,7 @@
-"""The tanh-squashed normal distribution, numerically stable (SAC, arXiv 1812.05905, appendix C)."""
+"""Normal distributions with a diagonal covariance, plain and tanh-squashed.
+
+The squashed one is numerically stable (SAC, arXiv 1812.05905, appendix C).
+"""
 
 from __future__ import annotations
 
@@ -38,3 +41,14 @@ def squashed_normal(
         log_jacobian = torch.log(1.0 - action.square() + log_jacobian_epsilon)
     log_normal = -0.5 * noise.square() - log_std - 0.5 * math.log(2.0 * math.pi)
     return action, (log_normal - log_jacobian).sum(-1)
+
+
+def normal_log_prob(x: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
+    """(B,) log densities of (B, D) values; ``mean`` and ``log_std`` are (B, D) or (D,)."""
+    score = (x - mean) * torch.exp(-log_std)
+    return (-0.5 * score.square() - log_std - 0.5 * math.log(2.0 * math.pi)).sum(-1)
+
+
+def normal_entropy(log_std: Tensor) -> Tensor:
+    """(...,) nats of (..., D) log standard deviations."""
+    return (log_std + 0.5 * math.log(2.0 * math.pi * math.e)).sum(-1)

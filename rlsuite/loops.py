@@ -5,7 +5,14 @@ from __future__ import annotations
 from rlsuite.parts import Due
 from rlsuite.run import Run
 from rlsuite.settings import Count, NonNegative, PositiveCount, settings
-from rlsuite.types import Agent, ReplayMemory, Solver, VectorEnv
+from rlsuite.types import (
+    Agent,
+    ReplayMemory,
+    RolloutAgent,
+    RolloutMemory,
+    Solver,
+    VectorEnv,
+)
 
 
 @settings
@@ -32,7 +39,8 @@ def replay_loop(
     after a checkpoint if a stop was asked for.
     """
     due = Due(plan.updates_per_transition)
-    obs = run.restore(envs, replay, agent=agent, due=due)
+    obs = run.restore(envs, replay=replay, agent=agent, due=due)
+    replay.cut(envs.lost)
     while run.transitions < plan.total_transitions:
         warming_up = run.transitions < plan.warmup_transitions
         action, extra = agent.act(obs, explore=not warming_up)  # what is stored has one form
@@ -46,6 +54,39 @@ def replay_loop(
             batch = replay.sample(plan.batch_size)
             out = agent.update(batch)
             replay.update(batch, out.priority)
+            run.log(out.metrics)
+        run.housekeeping()
+
+
+@settings
+class RolloutPlan:
+    """How long to train from rollouts, and how often."""
+
+    total_transitions: PositiveCount = 1_000_000
+    """Environment transitions to make, over all environments. Those after the last full rollout are
+    not learned from."""
+    steps_per_rollout: PositiveCount = 2_048
+    """Steps of every environment between two updates."""
+
+
+def rollout_loop(
+    agent: RolloutAgent, envs: VectorEnv, rollout: RolloutMemory, plan: RolloutPlan, run: Run
+) -> None:
+    """Act until the rollout is full, learn from it, begin anew, until ``plan.total_transitions``.
+
+    Continues from the run folder's newest checkpoint, which holds the unfinished rollout, if there
+    is one. Raises ``run.Stopped`` after a checkpoint if a stop was asked for.
+    """
+    obs = run.restore(envs, rollout=rollout, agent=agent)
+    rollout.cut(envs.lost)
+    while run.transitions < plan.total_transitions:
+        action, extra = agent.act(obs)
+        new = envs.step(action, extra)
+        rollout.add(new.step)
+        obs = new.obs
+        run.advance(len(new.step.terminated), new.episodes)
+        if rollout.is_full():
+            out = agent.update(rollout.take())
             run.log(out.metrics)
         run.housekeeping()
 

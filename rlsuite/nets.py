@@ -135,6 +135,17 @@ def drawn(
     return layer
 
 
+def orthogonal(
+    fan_in: int, fan_out: int, gain: float, generator: torch.Generator, device: torch.device
+) -> nn.Linear:
+    """A layer with orthogonal weights, scaled by ``gain``, and zero biases."""
+    layer = nn.Linear(fan_in, fan_out, device="meta")
+    weight = nn.init.orthogonal_(torch.empty(fan_out, fan_in), gain, generator=generator)
+    layer.weight = nn.Parameter(weight.to(device))
+    layer.bias = nn.Parameter(torch.zeros(fan_out, device=device))
+    return layer
+
+
 class Encoder(nn.Module):
     """Observations of a Box, (B, *shape) of any dtype, to (B, ``features``) float32.
 
@@ -249,3 +260,37 @@ class DuelingNetwork(nn.Module):
         advantage: Tensor = self.advantage(h)
         value: Tensor = self.value(h)
         return value + advantage - advantage.mean(1, keepdim=True)
+
+
+class OrthogonalNetwork(nn.Module):
+    """An ``Encoder``, fully connected layers of ``hidden`` units with tanh or ReLU, ``outputs``
+    numbers. Weights of the layers are orthogonal, with gain sqrt(2) and for the outputs ``gain``;
+    biases are zero."""
+
+    def __init__(
+        self,
+        space: gym.Space[Any],
+        hidden: Sequence[int],
+        outputs: int,
+        *,
+        activation: Literal["tanh", "relu"],
+        gain: float,
+        generator: torch.Generator,
+        device: torch.device,
+    ) -> None:
+        super().__init__()
+        self.encoder = Encoder(space, generator=generator, device=device)
+        self.activation = torch.tanh if activation == "tanh" else torch.relu
+        sizes = [self.encoder.features, *hidden]
+        self.layers = nn.ModuleList(
+            orthogonal(*pair, math.sqrt(2.0), generator, device) for pair in pairwise(sizes)
+        )
+        self.head = orthogonal(sizes[-1], outputs, gain, generator, device)
+
+    def forward(self, obs: Tensor) -> Tensor:
+        """(B, *shape) to (B, outputs)."""
+        h = self.encoder(obs)
+        for layer in self.layers:
+            h = self.activation(layer(h))
+        out: Tensor = self.head(h)
+        return out

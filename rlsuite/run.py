@@ -19,7 +19,7 @@ from rlsuite.errors import UserError
 from rlsuite.evaluate import Evaluation
 from rlsuite.logger import METRICS, MetricsLog, Progress
 from rlsuite.settings import Count, PositiveCount, settings
-from rlsuite.types import Episode, Metrics, ReplayMemory, State, Stateful, Tree, VectorEnv
+from rlsuite.types import Episode, Metrics, State, Stateful, Tree, VectorEnv
 
 
 @settings
@@ -89,16 +89,13 @@ class Run:
         self._line_transitions = 0
         self._stop_signal: int | None = None
 
-    def restore(self, envs: VectorEnv, replay: ReplayMemory, **parts: Stateful) -> Tree:
+    def restore(self, envs: VectorEnv, **parts: Stateful) -> Tree:
         """Load everything from the newest good checkpoint, or reset ``envs``.
 
-        Returns the observations to act on.
+        Returns the observations to act on. The episodes of ``envs.lost`` have to be cut short
+        wherever they are stored.
         """
-        if self.resume(envs=envs, replay=replay, **parts):
-            replay.cut(envs.lost)
-            obs = envs.observe()
-        else:
-            obs = envs.reset()
+        obs = envs.observe() if self.resume(envs=envs, **parts) else envs.reset()
         if not envs.spec.resumable:
             self._progress.say(
                 "warning: this environment does not repeat itself from its seed and actions: a "

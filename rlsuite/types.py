@@ -87,6 +87,26 @@ class Batch:
     """(B,) float32 importance weights; ones unless the sampler is biased."""
 
 
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """``T`` steps of ``N`` environments, all acted by one policy."""
+
+    obs: Tree
+    """(T, N, ...) what was acted on."""
+    action: Tree
+    """(T, N, ...) in the units of the environment."""
+    reward: Tensor
+    """(T, N) float32."""
+    next_obs: Tree
+    """(T, N, ...) the true successors, also where episodes ended."""
+    terminated: Tensor
+    """(T, N) bool: nothing to bootstrap from."""
+    truncated: Tensor
+    """(T, N) bool: the episode was cut; bootstrap from ``next_obs``."""
+    extra: dict[str, Tensor]
+    """(T, N, ...) what the policy returned beside its actions, such as their log probabilities."""
+
+
 class Update(NamedTuple):
     """What one call of ``Agent.update`` reports."""
 
@@ -165,6 +185,16 @@ class Agent(Stateful, Protocol):
         """One learning step."""
 
 
+class RolloutAgent(Stateful, Protocol):
+    """A learner from its own newest experience alone. Nothing else has to be called by a loop."""
+
+    def act(self, obs: Tree, *, explore: bool = True) -> tuple[Tree, dict[str, Tensor]]:
+        """Actions for (N, ...) observations, and what to store beside them."""
+
+    def update(self, rollout: Rollout) -> Update:
+        """Learn from a rollout of the policy as it is."""
+
+
 class Solver(Stateful, Protocol):
     """A planner or equilibrium solver: it has a model, and no stream of experience."""
 
@@ -208,6 +238,22 @@ class ReplayMemory(Stateful, Protocol):
 
     def update(self, batch: Batch, priority: Tensor | None) -> None:
         """Pass priorities to the sampler."""
+
+    def cut(self, envs: list[int]) -> None:
+        """End the episodes under way in these environments: what is added next does not follow."""
+
+
+class RolloutMemory(Stateful, Protocol):
+    """The rollout under way."""
+
+    def add(self, step: Step) -> None:
+        """Store one step of all environments."""
+
+    def is_full(self) -> bool:
+        """Whether it has all its steps."""
+
+    def take(self) -> Rollout:
+        """The full rollout, valid until the next ``add``, which begins a new one."""
 
     def cut(self, envs: list[int]) -> None:
         """End the episodes under way in these environments: what is added next does not follow."""

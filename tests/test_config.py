@@ -88,7 +88,7 @@ def test_all_problems_at_once() -> None:
     [
         ("lr = ", "is not valid TOML"),
         ("[env]\nid='x'", "algorithm is None; known are: sac"),
-        ("algorithm = 'ppo'", "algorithm is 'ppo'; known are: sac"),
+        ("algorithm = 'a2c'", "algorithm is 'a2c'; known are: sac"),
     ],
 )
 def test_broken_files(tmp_path: Path, content: str, message: str) -> None:

@@ -23,6 +23,8 @@ LAYERS: list[list[str]] = [
         "teams",
         "stats",
     ],
+    ["nets", "distributions", "optim", "parts", "policies", "actors", "joint_critic", "stats"],
+    ["returns", "rollout_policies"],
     [
         "buffers.uniform",
         "buffers.reshuffle",
@@ -38,6 +40,7 @@ LAYERS: list[list[str]] = [
         "buffers.rows",
         "buffers.frames",
         "buffers.replay",
+        "buffers.rollout",
         "buffers",
     ],
     [
@@ -70,6 +73,7 @@ LAYERS: list[list[str]] = [
         "agents.discrete_sac",
         "agents.hasac",
         "agents.hatd3",
+        "agents.ppo",
         "agents.soft_policy_iteration",
         "agents.mehaml",
         "agents",
