@@ -4,14 +4,17 @@ from typing import Any, Literal, NamedTuple
 
 from rlsuite.agents import c51, crossq, discrete_sac, dqn, droq, hasac, hatd3, mehaml, sac, tqc
 from rlsuite.agents import c51, crossq, discrete_sac, dqn, droq, hasac, ppo, sac, tqc
+from rlsuite.agents import c51, crossq, discrete_sac, dqn, droq, happo, hasac, mappo, ppo, sac, tqc
 from rlsuite.agents.c51 import C51, C51Config
 from rlsuite.agents.crossq import CrossQ, CrossQConfig
 from rlsuite.agents.discrete_sac import DiscreteSAC, DiscreteSACConfig
 from rlsuite.agents.dqn import DQN, DQNConfig
 from rlsuite.agents.droq import DroQ, DroQConfig
+from rlsuite.agents.happo import HAPPO, HAPPOConfig
 from rlsuite.agents.hasac import HASAC, HASACConfig
 from rlsuite.agents.hatd3 import HATD3, HATD3Config
 from rlsuite.agents.mehaml import HASACKLConfig, MEHATRPOConfig, hasac_kl, me_hatrpo
+from rlsuite.agents.mappo import MAPPO, MAPPOConfig
 from rlsuite.agents.ppo import PPO, PPOConfig
 from rlsuite.agents.sac import SAC, SACConfig
 from rlsuite.agents.tqc import TQC, TQCConfig
@@ -20,8 +23,10 @@ __all__ = [
     "AGENTS",
     "C51",
     "DQN",
+    "HAPPO",
     "HASAC",
     "HATD3",
+    "MAPPO",
     "PPO",
     "SAC",
     "TQC",
@@ -34,10 +39,12 @@ __all__ = [
     "DiscreteSACConfig",
     "DroQ",
     "DroQConfig",
+    "HAPPOConfig",
     "HASACConfig",
     "HASACKLConfig",
     "HATD3Config",
     "MEHATRPOConfig",
+    "MAPPOConfig",
     "PPOConfig",
     "SACConfig",
     "TQCConfig",
@@ -70,6 +77,8 @@ AGENTS = {
     "hatd3": AgentEntry(HATD3, HATD3Config, hatd3.METRICS),
     "discrete_sac": AgentEntry(DiscreteSAC, DiscreteSACConfig, discrete_sac.METRICS),
     "ppo": AgentEntry(PPO, PPOConfig, ppo.METRICS, "rollout"),
+    "happo": AgentEntry(HAPPO, HAPPOConfig, happo.METRICS, "rollout"),
+    "mappo": AgentEntry(MAPPO, MAPPOConfig, mappo.METRICS, "rollout"),
 }
 """By the ``algorithm`` of a config."""
 

@@ -213,7 +213,10 @@ class PPO:
         advantage = normalized(batch.advantage) if config.normalize_advantage else batch.advantage
         loss, metrics = clipped_loss(log_prob, batch.log_prob, advantage, config.clip)
         value = self.value(features)[:, 0]
-        critic_loss = value_loss(value, batch.target, batch.value, clip=config.clip_value).mean()
+        if config.clip_value is not None:  # no gradient beyond
+            step = (value - batch.value).clamp(-config.clip_value, config.clip_value)
+            value = batch.value + step
+        critic_loss = value_loss(value, batch.target).mean()
         entropy = entropy.mean()
         metrics |= {"loss/critic": critic_loss.detach(), "policy/entropy": entropy.detach()}
         return loss - config.entropy_coef * entropy + config.value_coef * critic_loss, metrics
@@ -274,17 +277,10 @@ def clipped_loss(
 def value_loss(
     value: Tensor,
     target: Tensor,
-    old_value: Tensor,
     *,
-    clip: float | None = None,
     huber_threshold: float | None = None,
 ) -> Tensor:
-    """Half the squared errors of values, elementwise; beyond ``huber_threshold`` they are linear.
-
-    ``clip``: how far the value may move from the old one; it has no gradient beyond.
-    """
-    if clip is not None:
-        value = old_value + (value - old_value).clamp(-clip, clip)
+    """Half the squared error of each value; beyond ``huber_threshold`` it grows linearly."""
     if huber_threshold is None:
         return 0.5 * (value - target).square()
     return F.huber_loss(value, target, "none", huber_threshold)

@@ -74,6 +74,8 @@ LAYERS: list[list[str]] = [
         "agents.hasac",
         "agents.hatd3",
         "agents.ppo",
+        "agents.happo",
+        "agents.mappo",
         "agents.soft_policy_iteration",
         "agents.mehaml",
         "agents",
