@@ -36,7 +36,7 @@ def generalized_advantage(
         terminated, lasts = terminated[..., None], lasts[..., None]
         reward = reward[..., None] if reward.ndim < value.ndim else reward
     delta = reward + discount * next_value * ~terminated - value
-    keep = discount * trace * ~lasts
+    keep = discount * trace * (~lasts).to(delta.dtype)
     advantage = torch.empty_like(delta)
     following = torch.zeros_like(delta[0])
     for t in reversed(range(len(delta))):

@@ -21,12 +21,20 @@ from rlsuite.types import Chunk
 
 # Odd numbers on purpose: checkpoints fall between log lines, the ring wraps, episodes are cut in
 # the middle, and the epoch of the sampler is never done at a checkpoint.
-COMMON = """
+REPLAY_PLAN = """
 [plan]
 total_transitions = 1_001
 warmup_transitions = 101
 updates_per_transition = 0.5
 batch_size = 33
+"""
+# Checkpoints fall inside rollouts, of 74 to 111 transitions.
+ROLLOUT_PLAN = """
+[plan]
+total_transitions = 1_001
+steps_per_rollout = 37
+"""
+RUN = """
 [run]
 threads = 1
 log_every_transitions = 70
@@ -34,6 +42,7 @@ evaluate_every_transitions = 300
 evaluation_episodes = 2
 checkpoint_every_transitions = 60
 """
+ON_POLICY = ("ppo", "happo", "mappo")
 CASES = {
     "sac": """
 algorithm = "sac"
@@ -180,7 +189,54 @@ entropy_penalty = 0.5
 [replay]
 capacity = 701
 """,
+    "ppo": """
+algorithm = "ppo"
+[env]
+id = "CartPole-v1"
+num_envs = 2
+[agent]
+hidden = [16]
+epochs = 3
+batch_size = 32
+target_kl = 0.01
+""",
+    "ppo-workers-normalized": """
+algorithm = "ppo"
+[env]
+id = "Pendulum-v1"
+num_envs = 3
+workers = 1
+time_limit = 50
+normalize_obs = true
+normalize_reward = true
+[agent]
+hidden = [16]
+normalize_values = true
+""",
+    "happo": """
+algorithm = "happo"
+[env]
+id = "mpe/speaker_listener"
+num_envs = 3
+kwargs = { continuous = false }
+[agent]
+hidden = [16]
+minibatches = 2
+""",
+    "mappo": """
+algorithm = "mappo"
+[env]
+id = "rlsuite.envs.skirmish:Skirmish"
+num_envs = 2
+[agent]
+hidden = [16]
+""",
 }
+
+
+def config_of(case: str) -> str:
+    plan = ROLLOUT_PLAN if case.split("-")[0] in ON_POLICY else REPLAY_PLAN
+    return CASES[case] + plan + RUN
 
 
 def rlsuite(*words: object) -> subprocess.Popen:
@@ -247,7 +303,7 @@ def reference(case: str, references: dict, tmp_path_factory: pytest.TempPathFact
     if case not in references:
         folder = tmp_path_factory.mktemp(case)
         config = folder / "config.toml"
-        config.write_text(CASES[case] + COMMON)
+        config.write_text(config_of(case))
         process = rlsuite("train", config, "--folder", folder / "run")
         wait_for_training(process, folder / "run", 0)
         began = time.monotonic()
@@ -332,9 +388,7 @@ def test_how_often_one_saves_changes_nothing(
 def test_an_environment_that_does_not_repeat_itself(tmp_path: Path) -> None:
     """Said aloud at the start and when resuming; the run still ends well, on new episodes."""
     config = tmp_path / "config.toml"
-    config.write_text(
-        CASES["sac"].replace("Pendulum-v1", "tests.toy_faults:make_unseeded") + COMMON
-    )
+    config.write_text(config_of("sac").replace("Pendulum-v1", "tests.toy_faults:make_unseeded"))
     folder = tmp_path / "run"
     process = subprocess.Popen(
         [sys.executable, "-m", "rlsuite", "train", str(config), "--folder", str(folder)],
