@@ -128,6 +128,32 @@ def test_sections_cover_the_experiment() -> None:
         assert all(describe_field(type(part), f.name) for f in dataclasses.fields(part))
 
 
+def test_an_agent_brings_the_plan_of_its_loop() -> None:
+    """One that learns from rollouts has no replay, and its discount is its own."""
+    experiment = load_experiment("ppo/pendulum", {"plan.steps_per_rollout": "128"})
+    assert experiment.sections == ["env", "agent", "plan", "run"]
+    assert {key.split(".")[0] for key, *_ in experiment.rows()} == set(experiment.sections)
+    assert experiment.plan.steps_per_rollout == 128 and experiment.discount == 0.9
+    assert load_experiment("sac/pendulum", {"replay.discount": "0.8"}).discount == 0.8
+    again = build_experiment(experiment.name, json.loads(json.dumps(experiment.to_dict())))
+    assert again == experiment
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"plan.batch_size": "3"}, "unknown setting plan.batch_size"),
+        ({"replay.capacity": "3"}, "unknown setting replay"),
+        ({"plan.total_transitions": "4_095"}, "(4,095) is less than one rollout, "),
+        ({"env.id": "ALE/Pong-v5", "env.groups": "2"}, "env.groups (2) must be 1 for an agent"),
+    ],
+)
+def test_mistakes_in_a_plan_of_rollouts(overrides: dict[str, str], message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        load_experiment("ppo/pendulum", overrides)
+    assert message in str(caught.value)
+
+
 def test_a_sampler_brings_its_own_settings() -> None:
     assert set(get_args(SamplerName)) == set(SAMPLERS)
     experiment = load_experiment("sac/pendulum", {"replay.sampler": "lap", "sampler.alpha": "0.5"})

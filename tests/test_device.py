@@ -30,9 +30,12 @@ from torch.utils._pytree import tree_leaves
 from rlsuite.agents.c51 import C51, C51Config
 from rlsuite.agents.discrete_sac import DiscreteSAC, DiscreteSACConfig
 from rlsuite.agents.dqn import DQN, DQNConfig
+from rlsuite.agents.happo import HAPPO, HAPPOConfig
 from rlsuite.agents.hasac import HASAC, HASACConfig
 from rlsuite.agents.hatd3 import HATD3, HATD3Config
 from rlsuite.agents.mehaml import HASACKLConfig, MEHATRPOConfig, hasac_kl, me_hatrpo
+from rlsuite.agents.mappo import MAPPO
+from rlsuite.agents.ppo import PPO, PPOConfig
 from rlsuite.agents.sac import SAC, SACConfig
 from rlsuite.buffers import (
     DenseRRMSampler,
@@ -42,6 +45,7 @@ from rlsuite.buffers import (
     RecencySampler,
     Replay,
     ReshuffleSampler,
+    RolloutStorage,
     UniformSampler,
     sums,
 )
@@ -339,6 +343,50 @@ def test_several_agents_on_the_fake_device(fakegpu: str, name: str, views: bool)
             replay.update(batch, update.priority)
     found = [*update.metrics.values(), update.priority, *agent.critic.parameters()]
     assert {t.device.type for t in found} == {fakegpu}
+
+
+def learn_from_rollout(agent: Any, obs: Any, device: str) -> dict[str, Tensor]:
+    """Acting, storing, and an update; the metrics."""
+    storage = RolloutStorage(4, device)
+    ends = torch.zeros(2, dtype=torch.bool)
+    with NoWaiting():
+        for _ in range(6):
+            action, extra = agent.act(obs)
+            storage.add(Step(obs, action, torch.zeros(2), obs, ends, ends, extra))
+            if storage.is_full():
+                update = agent.update(storage.take())
+    return update.metrics
+
+
+@pytest.mark.parametrize("space", [OBS, IMAGE], ids=["vector", "image"])
+@pytest.mark.parametrize("action", [ACT, FOUR], ids=["box", "discrete"])
+@pytest.mark.parametrize(
+    "settings", [{}, {"target_kl": 0.01, "clip_value": 0.2, "normalize_values": True}]
+)
+def test_rollouts_on_the_fake_device(
+    fakegpu: str, settings: dict[str, Any], action: gym.Space[Any], space: gym.spaces.Box
+) -> None:
+    config = PPOConfig(hidden=(16,), batch_size=3, epochs=2, **settings)
+    agent = PPO(space, action, config, device=fakegpu)
+    obs = torch.zeros(2, *space.shape, dtype=torch.uint8 if space is IMAGE else torch.float32)
+    metrics = learn_from_rollout(agent, obs, fakegpu)
+    found = [*metrics.values(), *agent.policy.parameters(), *agent.value.parameters()]
+    assert {t.device.type for t in found} == {fakegpu}
+
+
+@pytest.mark.parametrize("views", [False, True])
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("algorithm", [HAPPO, MAPPO])
+def test_rollouts_of_several_agents_on_the_fake_device(
+    fakegpu: str, algorithm: Any, masked: bool, views: bool
+) -> None:
+    teams = MIXED if algorithm is HAPPO else dict.fromkeys("ba", MIXED["discrete"])
+    spaces = make_spaces(teams, views=views, masked=masked)
+    config = HAPPOConfig(hidden=(16,), minibatches=2)
+    agent = algorithm(*spaces, config, device=fakegpu)
+    obs = draw(spaces[0], 2, np.random.default_rng(0))
+    metrics = learn_from_rollout(agent, obs, fakegpu)
+    assert {t.device.type for t in [*metrics.values(), *agent.critic.net.parameters()]} == {fakegpu}
 
 
 @pytest.fixture

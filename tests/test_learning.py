@@ -64,6 +64,10 @@ GATES = {
     # stay at -87, with the policies' sign reversed at -197.
     "hatd3-spread": Gate("hatd3/spread", 30_000, -65),
     "maddpg-spread": Gate("maddpg/spread", 20_000, -66),
+    "ppo-cartpole": Gate("ppo/cartpole", 30_000, 400),
+    "ppo-pendulum": Gate("ppo/pendulum", 65_536, -300),
+    "happo-spread": Gate("happo/spread", 40_000, -66),
+    "mappo-spread": Gate("mappo/spread", 40_000, -66),
     # A random policy is at -0.8, seed 0 without bootstrapping at -0.24; here all three are at 1.
     "dqn-catch": Gate(CATCH, 7_000, 0.6),
 }
