@@ -65,7 +65,11 @@ GATES = {
     "hatd3-spread": Gate("hatd3/spread", 30_000, -65),
     "maddpg-spread": Gate("maddpg/spread", 20_000, -66),
     "ppo-cartpole": Gate("ppo/cartpole", 30_000, 400),
+    # Here all three are at 500; where terminations are bootstrapped over seed 0 is at 9.
+    "ppo-cartpole": Gate("ppo/cartpole", 50_000, 400),
+    # Here -158 to -183.
     "ppo-pendulum": Gate("ppo/pendulum", 65_536, -300),
+    # Here -58 to -61; a random policy, and an untrained one, is as above.
     "happo-spread": Gate("happo/spread", 40_000, -66),
     "mappo-spread": Gate("mappo/spread", 40_000, -66),
     # A random policy is at -0.8, seed 0 without bootstrapping at -0.24; here all three are at 1.

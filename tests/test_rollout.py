@@ -1,13 +1,16 @@
 """The storage of a rollout, and the loop that fills it."""
 
 import copy
+import functools
+from collections.abc import Callable
 from pathlib import Path
 
 import gymnasium as gym
 import pytest
 import torch
+from toy_faults import make_unseeded
 
-from rlsuite.agents.ppo import PPO, PPOConfig
+from rlsuite.agents.ppo import METRICS, PPO, PPOConfig
 from rlsuite.buffers import RolloutStorage
 from rlsuite.envs import SerialVectorEnv
 from rlsuite.loops import RolloutPlan, rollout_loop
@@ -90,16 +93,34 @@ class Recorder(PPO):
         return super().update(rollout)
 
 
+def train(folder: Path, agent: PPO, make: Callable[[], gym.Env], transitions: int) -> None:
+    """Two environments, ten steps a rollout; continues if there is a checkpoint."""
+    plan = RolloutPlan(total_transitions=transitions, steps_per_rollout=10)
+    envs = SerialVectorEnv(make, 2, seed=0)
+    with Run(folder, RunConfig(), plan.total_transitions, METRICS, None, quiet=True) as run:
+        rollout_loop(agent, envs, RolloutStorage(10), plan, run)
+
+
+def test_a_resumed_run_cuts_the_episodes_that_it_cannot_restore(tmp_path: Path) -> None:
+    """Stopped in the third step of the second rollout: what follows there begins anew."""
+    space = gym.make("Pendulum-v1")
+    first, again = (
+        Recorder(space.observation_space, space.action_space, PPOConfig(hidden=(8,)))
+        for _ in range(2)
+    )
+    train(tmp_path, first, make_unseeded, 26)
+    with pytest.warns(RuntimeWarning, match="cannot be restored exactly"):
+        train(tmp_path, again, make_unseeded, 40)
+    (seen,) = again.seen
+    assert seen["truncated"].nonzero().tolist() == [[2, 0], [2, 1]]
+    assert not torch.equal(seen["next_obs"][2], seen["obs"][3])
+
+
 def test_the_loop_learns_from_every_full_rollout_and_true_successors(tmp_path: Path) -> None:
     """Pendulum cut after 7 steps: what follows a last step is its successor, not the next obs."""
-    plan = RolloutPlan(total_transitions=3 * 10 * 2 + 4, steps_per_rollout=10)
-    envs = SerialVectorEnv(lambda: gym.make("Pendulum-v1", max_episode_steps=7), 2, seed=0)
-    agent = Recorder(envs.spec.observation_space, envs.spec.action_space, PPOConfig(hidden=(8,)))
-    names = {name: name for name in ("loss/actor", "loss/critic", "value/mean")}
-    names |= {f"policy/{name}": "" for name in ("entropy", "kl", "clipped")}
-    with Run(tmp_path, RunConfig(), plan.total_transitions, names, None, quiet=True) as run:
-        rollout_loop(agent, envs, RolloutStorage(10), plan, run)
-        assert run.transitions == 64
+    make = functools.partial(gym.make, "Pendulum-v1", max_episode_steps=7)
+    agent = Recorder(make().observation_space, make().action_space, PPOConfig(hidden=(8,)))
+    train(tmp_path, agent, make, 64)
     assert len(agent.seen) == 3
     for number, seen in enumerate(agent.seen):
         ends = [t for t in range(10) if (10 * number + t) % 7 == 6]
