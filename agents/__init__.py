@@ -2,9 +2,21 @@
 
 from typing import Any, Literal, NamedTuple
 
-from rlsuite.agents import c51, crossq, discrete_sac, dqn, droq, hasac, hatd3, mehaml, sac, tqc
-from rlsuite.agents import c51, crossq, discrete_sac, dqn, droq, hasac, ppo, sac, tqc
-from rlsuite.agents import c51, crossq, discrete_sac, dqn, droq, happo, hasac, mappo, ppo, sac, tqc
+from rlsuite.agents import (
+    c51,
+    crossq,
+    discrete_sac,
+    dqn,
+    droq,
+    happo,
+    hasac,
+    hatd3,
+    mappo,
+    mehaml,
+    ppo,
+    sac,
+    tqc,
+)
 from rlsuite.agents.c51 import C51, C51Config
 from rlsuite.agents.crossq import CrossQ, CrossQConfig
 from rlsuite.agents.discrete_sac import DiscreteSAC, DiscreteSACConfig
@@ -13,8 +25,8 @@ from rlsuite.agents.droq import DroQ, DroQConfig
 from rlsuite.agents.happo import HAPPO, HAPPOConfig
 from rlsuite.agents.hasac import HASAC, HASACConfig
 from rlsuite.agents.hatd3 import HATD3, HATD3Config
-from rlsuite.agents.mehaml import HASACKLConfig, MEHATRPOConfig, hasac_kl, me_hatrpo
 from rlsuite.agents.mappo import MAPPO, MAPPOConfig
+from rlsuite.agents.mehaml import HASACKLConfig, MEHATRPOConfig, hasac_kl, me_hatrpo
 from rlsuite.agents.ppo import PPO, PPOConfig
 from rlsuite.agents.sac import SAC, SACConfig
 from rlsuite.agents.tqc import TQC, TQCConfig
@@ -43,8 +55,8 @@ __all__ = [
     "HASACConfig",
     "HASACKLConfig",
     "HATD3Config",
-    "MEHATRPOConfig",
     "MAPPOConfig",
+    "MEHATRPOConfig",
     "PPOConfig",
     "SACConfig",
     "TQCConfig",

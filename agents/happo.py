@@ -17,7 +17,6 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from rlsuite.agents.hasac import agent_spaces, alive_of, mask_of, own
 from rlsuite.agents.ppo import clipped_loss, means, minibatches, normalized, value_loss
 from rlsuite.nets import OrthogonalNetwork
 from rlsuite.optim import descend, load_optimizer_state, make_optimizer, optimizer_state
@@ -27,6 +26,7 @@ from rlsuite.returns import generalized_advantage
 from rlsuite.rng import derive_seed, generator
 from rlsuite.rollout_policies import Policy, make_policy
 from rlsuite.settings import Finite, Fraction, NonNegative, Positive, PositiveCount, settings
+from rlsuite.teams import agent_spaces, alive_of, mask_of, own
 from rlsuite.tree import flatten_features, map_tree, to_device
 from rlsuite.types import Metrics, Rollout, State, Tree, Update
 

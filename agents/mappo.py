@@ -23,13 +23,13 @@ from rlsuite.agents.happo import (
     improve,
     standardized,
 )
-from rlsuite.agents.hasac import agent_spaces, alive_of, mask_of, own
 from rlsuite.agents.ppo import minibatches
 from rlsuite.errors import UserError
 from rlsuite.optim import load_optimizer_state, make_optimizer, optimizer_state
 from rlsuite.policies import observation_size
 from rlsuite.rng import derive_seed, generator
 from rlsuite.rollout_policies import make_policy
+from rlsuite.teams import agent_spaces, alive_of, mask_of, own
 from rlsuite.tree import flatten_features, to_device
 from rlsuite.types import Rollout, State, Tree, Update
 

@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 
 from rlsuite.actors import CategoricalActor
-from rlsuite.agents.hasac import HASAC, METRICS, own
+from rlsuite.agents.hasac import HASAC, METRICS
 from rlsuite.agents.soft_policy_iteration import (
     Annealing,
     MarkovGame,
@@ -44,9 +44,10 @@ from rlsuite.config import load_experiment
 from rlsuite.envs.matrix_games import PAYOFFS
 from rlsuite.errors import UserError
 from rlsuite.evaluate import Evaluation
-from rlsuite.loops import replay_loop
+from rlsuite.loops import ReplayPlan, replay_loop
 from rlsuite.rng import derive_seed
 from rlsuite.run import Run
+from rlsuite.teams import own
 from rlsuite.types import Tree
 
 Array: TypeAlias = NDArray[np.float64]
@@ -197,6 +198,7 @@ def train_in_matrix(
             actor.load_state_dict({"head.bias": torch.from_numpy(start[0]).log()}, strict=False)
     replay = build_replay(experiment, envs.spec)
     plan = experiment.plan
+    assert isinstance(plan, ReplayPlan)
     with (
         tempfile.TemporaryDirectory() as folder,
         Run(Path(folder), experiment.run, plan.total_transitions, METRICS, None, quiet=True) as run,

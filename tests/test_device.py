@@ -33,8 +33,8 @@ from rlsuite.agents.dqn import DQN, DQNConfig
 from rlsuite.agents.happo import HAPPO, HAPPOConfig
 from rlsuite.agents.hasac import HASAC, HASACConfig
 from rlsuite.agents.hatd3 import HATD3, HATD3Config
-from rlsuite.agents.mehaml import HASACKLConfig, MEHATRPOConfig, hasac_kl, me_hatrpo
 from rlsuite.agents.mappo import MAPPO
+from rlsuite.agents.mehaml import HASACKLConfig, MEHATRPOConfig, hasac_kl, me_hatrpo
 from rlsuite.agents.ppo import PPO, PPOConfig
 from rlsuite.agents.sac import SAC, SACConfig
 from rlsuite.buffers import (

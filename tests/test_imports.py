@@ -23,7 +23,6 @@ LAYERS: list[list[str]] = [
         "teams",
         "stats",
     ],
-    ["nets", "distributions", "optim", "parts", "policies", "actors", "joint_critic", "stats"],
     ["returns", "rollout_policies"],
     [
         "buffers.uniform",

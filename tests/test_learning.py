@@ -64,7 +64,6 @@ GATES = {
     # stay at -87, with the policies' sign reversed at -197.
     "hatd3-spread": Gate("hatd3/spread", 30_000, -65),
     "maddpg-spread": Gate("maddpg/spread", 20_000, -66),
-    "ppo-cartpole": Gate("ppo/cartpole", 30_000, 400),
     # Here all three are at 500; where terminations are bootstrapped over seed 0 is at 9.
     "ppo-cartpole": Gate("ppo/cartpole", 50_000, 400),
     # Here -158 to -183.
