@@ -14,7 +14,7 @@ from rlsuite.config import config_names, load_experiment
 from rlsuite.envs import MultiAgentMujoco, Skirmish
 from rlsuite.errors import UserError
 
-FOLDERS = ("hasac", "masac", "hatd3", "haddpg", "matd3", "maddpg")
+FOLDERS = ("hasac", "hasac_kl", "me_hatrpo", "masac", "hatd3", "haddpg", "matd3", "maddpg")
 NAMES = [name for name in config_names() if name.split("/")[0] in FOLDERS]
 TASKS = ("spread", "reference", "speaker_listener")
 SUPPLIED = {"smac_team": "smac", "dexhands_team": "dexhands"}
@@ -78,6 +78,7 @@ HASAC = {
     **{f"like_harl_{task}_discrete": (0.99, 20, 1000, 5e-4, 5e-4, ANNEALED, 1e7) for task in TASKS},
     "halfcheetah_2x3": (0.99, 10, 1000, 1e-3, 1e-3, AUTO, 1e7),
     "halfcheetah_3x2": (0.99, 10, 1000, 1e-3, 1e-3, AUTO, 1e7),
+    "manysegmentswimmer_10x2": (0.99, 10, 1000, 1e-3, 1e-3, AUTO, 1e7),
     "halfcheetah_6x1": (0.99, 10, 1000, 1e-3, 1e-3, AUTO, 1e7),
     "humanoidstandup_17x1": (0.99, 10, 1000, 1e-3, 1e-3, AUTO, 1e7),
     "walker2d_2x3": (0.99, 20, 1000, 5e-4, 1e-3, (0.2,), 1e7),
