@@ -3,10 +3,10 @@
     python benchmarks/hasac_update.py
 
 Three agents of MPE's spread, batch 256, two layers of 128, one thread. The plain form has a network
-for every critic, concatenates the state and all actions for every value, makes every draw anew,
-backpropagates with ``backward`` and steps torch's default Adam. Both start from the same weights
-and noise; after the first updates all weights must agree to 1e-4, then the forms take turns. Writes
-benchmarks/results/hasac-update.json.
+for every critic, concatenates the state and all actions for every value, draws everybody's action
+before the turns and after every turn, backpropagates with ``backward`` and steps torch's default
+Adam. Both start from the same weights and noise; after the first updates all weights must agree to
+1e-4, then the forms take turns. Writes benchmarks/results/hasac-update.json.
 """
 
 from __future__ import annotations
@@ -50,16 +50,21 @@ class Plain:
             name: nn.Parameter(torch.tensor(CONFIG.initial_temperature).log())
             for name in agent.names
         }
+        # For draws that change nothing, so that the noise of the others agrees with ours.
+        self.spare = torch.Generator()
         self.alpha_optimizers = {
             name: torch.optim.Adam([p], CONFIG.lr_temperature)
             for name, p in self.log_alphas.items()
         }
 
-    def policy(self, obs: Any, name: str) -> tuple[Tensor, Tensor, Tensor | None]:
+    def policy(
+        self, obs: Any, name: str, *, spare: bool = False
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
         """An action, its log probability, and if there are few actions all of theirs."""
         actor = self.agent.actors[name]
         output = actor(obs["agents"][name])
-        action, log_prob = actor.sample(output, None, self.agent.noise)
+        noise = self.spare if spare else self.agent.noise
+        action, log_prob = actor.sample(output, None, noise)
         log_pi = actor.log_pi(output, None) if hasattr(actor, "log_pi") else None
         return action, log_prob, log_pi
 
@@ -92,15 +97,13 @@ class Plain:
         self.step(loss, self.critic_optimizer)
 
         with torch.no_grad():
-            # Ours leaves out the draws that nobody needs; the noise of the others must agree.
-            actions = [torch.zeros_like(action) for action in taken]
-            for i in order[1:]:
-                actions[i] = self.policy(batch.obs, names[i])[0]
+            actions = [torch.empty(0)] * len(names)
+            for i in order:  # ours leaves out the first, whom nobody sees before its turn
+                actions[i] = self.policy(batch.obs, names[i], spare=i == order[0])[0]
         for i in order:
             self.turn(batch, i, actions, alpha[names[i]])
-            if i != order[-1]:
-                with torch.no_grad():
-                    actions[i] = self.policy(batch.obs, names[i])[0]
+            with torch.no_grad():  # ours leaves out the last, whom nobody sees after its turn
+                actions[i] = self.policy(batch.obs, names[i], spare=i == order[-1])[0]
         with torch.no_grad():
             for slow, fast in zip(self.targets, self.critics, strict=True):
                 for p, q in zip(slow.parameters(), fast.parameters(), strict=True):
