@@ -36,10 +36,10 @@ class Gate(NamedTuple):
 
     def __str__(self) -> str:
         if np.isinf(self.high):
-            return f">= {self.low:.4g}"
+            return f">= {self.low:.6g}"
         if np.isinf(self.low):
-            return f"<= {self.high:.4g}"
-        return f"in [{self.low:.4g}, {self.high:.4g}]"
+            return f"<= {self.high:.6g}"
+        return f"in [{self.low:.6g}, {self.high:.6g}]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,9 @@ class Claim:
 
     def cells(self) -> dict[str, str]:
         """The row of the table."""
-        measured = f"{self.value:.4g}" + (f" ± {self.error:.2g}" if self.error is not None else "")
+        measured = f"{self.value:.6g}"
+        if self.error is not None:
+            measured = f"{self.value:.4g} ± {self.error:.2g}"
         if self.interval is not None:
             measured += f" [{self.interval.low:.4g}, {self.interval.high:.4g}]"
         verdict = {True: "pass", False: "FAIL", None: ""}[self.passed]

@@ -283,6 +283,7 @@ def _draw_order(results: Results, axes: Axes) -> None:
     for i, arm in enumerate(ORDER):
         for values in results.get(("matrix order", arm), []):
             axes.plot(values, color=COLOURS[i], marker="o", ms=3, lw=1, label=arm)
+    axes.set_xticks(range(len(ORDER["sequential"])))
 
 
 def _draw_curves(results: Results, name: str, axes: Axes) -> None:
