@@ -368,7 +368,7 @@ def test_a_game_can_be_watched(tmp_path):
     [
         ({"id": "Hopper-v5", "protocol": "dqn"}, "env.protocol is only for Atari games"),
         ({"id": "Hopper-v5", "num_envs": 2, "groups": 2}, "env.groups is only for Atari games"),
-        ({"workers": 1, "num_envs": 2}, "env.workers cannot be set for the Atari game"),
+        ({"workers": 1, "num_envs": 2}, "env.workers cannot be set for ALE/Pong-v5"),
         ({"normalize_obs": True}, "env.normalize_obs cannot be set"),
         ({"normalize_reward": True}, "env.normalize_reward cannot be set"),
         ({"kwargs": {"mode": 1}}, "env.kwargs cannot be set"),
