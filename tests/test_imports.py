@@ -24,6 +24,8 @@ LAYERS: list[list[str]] = [
         "stats",
     ],
     ["returns", "rollout_policies"],
+    ["nets", "distributions", "optim", "parts", "policies", "actors", "joint_critic", "stats"],
+    ["ambiguity", "tilt", "robust"],
     [
         "buffers.uniform",
         "buffers.reshuffle",
@@ -60,6 +62,9 @@ LAYERS: list[list[str]] = [
         "envs.mpe",
         "envs.matrix_games",
         "envs.vmas_env",
+        "envs.garnet",
+        "envs.inventory",
+        "envs.tabular",
         "envs",
     ],
     [
@@ -77,6 +82,9 @@ LAYERS: list[list[str]] = [
         "agents.mappo",
         "agents.soft_policy_iteration",
         "agents.mehaml",
+        "agents.robust_planning",
+        "agents.adversaries",
+        "agents.drpg",
         "agents",
     ],
     ["logger", "checkpoint", "evaluate", "run", "loops"],

@@ -1,0 +1,88 @@
+"""Gymnasium's toy-text environments as robust MDPs: their table ``P`` is the nominal kernel."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from numpy.typing import NDArray
+
+from rlsuite.ambiguity import AmbiguitySet
+from rlsuite.errors import UserError
+from rlsuite.robust import RobustMDP, Support
+
+Floats = NDArray[np.float64]
+
+
+def tabular(
+    env: str | gym.Env[Any, Any],
+    ambiguity: AmbiguitySet,
+    *,
+    discount: float = 0.99,
+    support: Support = "nominal",
+    **kwargs: Any,
+) -> RobustMDP:
+    """The robust MDP around an environment with a table ``P``: FrozenLake, CliffWalking, Taxi.
+
+    A state that ends episodes is absorbing and costs nothing; one that is also passed through gets
+    a second, absorbing copy behind the environment's own states, so that rows 0 to S - 1 of a
+    policy are the environment's. A successor listed twice counts once, with the sum of the
+    probabilities and the mean reward. With support "state" an action that does not list a
+    successor is rewarded for it as the state's other actions are, in the mean. A deterministic
+    table has nothing ambiguous with support "nominal": take "state".
+
+    Args:
+        env: an id, with ``kwargs`` for ``gymnasium.make``, or an environment.
+        ambiguity: a set of ``rlsuite.ambiguity``.
+        discount: from 0 to below 1.
+        support: see ``RobustMDP.from_arrays``; with "all" what is nowhere listed is rewarded with
+            the mean of state and action.
+
+    Raises:
+        UserError: for an environment without a table.
+    """
+    made = gym.make(env, **kwargs) if isinstance(env, str) else env
+    table = getattr(made.unwrapped, "P", None)
+    initial = getattr(made.unwrapped, "initial_state_distrib", None)
+    if table is None or initial is None:
+        raise UserError(f"{made} has no table P: FrozenLake, CliffWalking and Taxi have")
+    kernel, reward = _arrays(table)
+    start = np.zeros(len(kernel))
+    start[: len(initial)] = np.asarray(initial, np.float64) / np.sum(initial)
+    return RobustMDP.from_arrays(
+        kernel,
+        reward=reward,
+        initial=start,
+        discount=discount,
+        ambiguity=ambiguity,
+        support=support,
+    )
+
+
+def _arrays(table: Any) -> tuple[Floats, Floats]:
+    """(S', X, S') probabilities and mean rewards, with the absorbing copies."""
+    states, actions = len(table), len(table[0])
+    rows = [(s, a, *entry) for s in range(states) for a in range(actions) for entry in table[s][a]]
+    ends = {t for _, _, p, t, _, done in rows if done and p > 0}
+    passed = sorted(ends & {t for s, _, p, t, _, done in rows if not done and p > 0 and s != t})
+    ends -= set(passed)
+    inner = [row for row in rows if row[0] not in ends]
+    copy = {t: states + i for i, t in enumerate(passed)}
+    size = states + len(passed)
+    kernel, gained = (np.zeros((size, actions, size)) for _ in range(2))
+    for s, a, p, t, r, done in inner:
+        end = copy.get(t, t) if done else t
+        kernel[s, a, end] += p
+        gained[s, a, end] += p * float(r)
+    for s in [*ends, *copy.values()]:
+        kernel[s, :, s] = 1.0
+    return kernel, _rewards(kernel, gained)
+
+
+def _rewards(kernel: Floats, gained: Floats) -> Floats:
+    listed, of_state = kernel.sum(1), gained.sum(1)
+    others = np.divide(of_state, listed, out=np.zeros_like(listed), where=listed > 0)
+    row = np.broadcast_to(gained.sum(2, keepdims=True), gained.shape)
+    unlisted = np.where(listed[:, None] > 0, others[:, None], row)
+    return np.divide(gained, kernel, out=unlisted.copy(), where=kernel > 0)

@@ -1,0 +1,385 @@
+"""Ambiguity sets of robust MDPs: the worst kernel, the best policy against it, the projection.
+
+Nature picks the transition probabilities within a ball around the nominal ones and MAXIMISES the
+cost. A set is (s,a)-rectangular (a ball for each state and action) or s-rectangular (the actions of
+a state share one budget, and nature does not see which action was sampled).
+
+Shapes: ``N`` instances, ``S`` states, ``X`` actions, ``B`` successors of a state and action. All
+methods take ``nominal`` (N, S, X, B) probabilities and ``support`` (N, S, X, B) bool, where nature
+may put mass; ``z`` (N, S, X, B) is cost(s, a, s') + discount * v(s'). No loop over states or
+actions, no wait for the device.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Protocol
+
+import torch
+from numpy.typing import ArrayLike
+from torch import Tensor
+
+from rlsuite.errors import UserError
+
+HALVINGS = 60
+"""Of a bisection: what is left of the bracket is below the last bit of float64."""
+
+
+class AmbiguitySet(Protocol):
+    """What the solvers need of a convex rectangular set."""
+
+    per_state: ClassVar[bool]
+    """Whether it is s-rectangular."""
+    radius: Tensor
+    """(N, S, X), or (N, S) if per state."""
+
+    def __init__(self, radius: ArrayLike | Tensor) -> None:
+        """A number, or anything that broadcasts to the shape of the radius."""
+
+    @staticmethod
+    def largest(actions: int) -> float:
+        """The greatest radius that means anything."""
+
+    def worst(self, z: Tensor, nominal: Tensor, support: Tensor, policy: Tensor) -> Tensor:
+        """(N, S, X, B) maximiser of sum_a policy(s, a) * p(s, a) . z(s, a) in every state.
+
+        Rows whose action the (N, S, X) policy never takes are maximised too, as far as the budget
+        allows.
+        """
+
+    def improve(self, z: Tensor, nominal: Tensor, support: Tensor) -> tuple[Tensor, Tensor]:
+        """(N, S, X) policy and (N, S) value of min over policies, max over p: robust Bellman."""
+
+    def project(self, kernel: Tensor, nominal: Tensor, support: Tensor) -> Tensor:
+        """(N, S, X, B) member of the set that is nearest in the Euclidean norm."""
+
+    def violation(self, kernel: Tensor, nominal: Tensor, support: Tensor) -> Tensor:
+        """(N, S, X) or (N, S) by how much the distance to the nominal exceeds the radius."""
+
+
+class L1:
+    """(s,a)-rectangular ||p - nominal||_1 <= radius, from 0 to 2."""
+
+    per_state: ClassVar[bool] = False
+
+    def __init__(self, radius: ArrayLike | Tensor) -> None:
+        """See ``AmbiguitySet``."""
+        self.radius = _tensor(radius)
+
+    @staticmethod
+    def largest(actions: int) -> float:
+        """Two distributions are at most 2 apart."""
+        return 2.0
+
+    def worst(self, z: Tensor, nominal: Tensor, support: Tensor, policy: Tensor) -> Tensor:
+        """Half the radius moves from the cheapest successors to the dearest: one sort."""
+        best, to_best = _dearest(z, support)
+        capacity = nominal * ~to_best
+        mass = torch.minimum(self.radius[..., None] / 2, capacity.sum(-1, keepdim=True))
+        return nominal + to_best * mass - _hand_out(mass, capacity, z.argsort(-1))
+
+    def improve(self, z: Tensor, nominal: Tensor, support: Tensor) -> tuple[Tensor, Tensor]:
+        """The action whose worst case is cheapest."""
+        return _greedy(self, z, nominal, support)
+
+    def project(self, kernel: Tensor, nominal: Tensor, support: Tensor) -> Tensor:
+        """Onto the simplex; if that is too far, exactly radius / 2 moves up, and as much down."""
+        inside = project_box(kernel, torch.zeros_like(nominal), support.to(nominal), 1.0)
+        half = self.radius[..., None] / 2
+        far = (inside - nominal).abs().sum(-1, keepdim=True) > 2 * half
+        # More than the nominal has cannot move; a ball as large as that is the simplex.
+        half = torch.minimum(half, torch.ones_like(half))
+        zero = torch.zeros_like(nominal)
+        up = project_box(kernel - nominal, zero, support.to(nominal), half)
+        down = project_box(nominal - kernel, zero, nominal, half)
+        return torch.where(far, nominal + up - down, inside)
+
+    def violation(self, kernel: Tensor, nominal: Tensor, support: Tensor) -> Tensor:
+        """(N, S, X)."""
+        return (kernel - nominal).abs().sum(-1) - self.radius
+
+
+class LInf:
+    """(s,a)-rectangular |p_i - nominal_i| <= radius for every successor, from 0 to 1."""
+
+    per_state: ClassVar[bool] = False
+
+    def __init__(self, radius: ArrayLike | Tensor) -> None:
+        """See ``AmbiguitySet``."""
+        self.radius = _tensor(radius)
+
+    @staticmethod
+    def largest(actions: int) -> float:
+        """Probabilities are at most 1 apart."""
+        return 1.0
+
+    def _box(self, nominal: Tensor, support: Tensor) -> tuple[Tensor, Tensor]:
+        radius = self.radius[..., None]
+        return (nominal - radius).clamp(min=0), (nominal + radius).clamp(max=1) * support
+
+    def worst(self, z: Tensor, nominal: Tensor, support: Tensor, policy: Tensor) -> Tensor:
+        """From the least probabilities up, the dearest successor first."""
+        return _fill_box(z, *self._box(nominal, support))
+
+    def improve(self, z: Tensor, nominal: Tensor, support: Tensor) -> tuple[Tensor, Tensor]:
+        """The action whose worst case is cheapest."""
+        return _greedy(self, z, nominal, support)
+
+    def project(self, kernel: Tensor, nominal: Tensor, support: Tensor) -> Tensor:
+        """Onto a box and the plane of sum 1."""
+        return project_box(kernel, *self._box(nominal, support), 1.0)
+
+    def violation(self, kernel: Tensor, nominal: Tensor, support: Tensor) -> Tensor:
+        """(N, S, X)."""
+        return (kernel - nominal).abs().amax(-1) - self.radius
+
+
+class Contamination:
+    """(s,a)-rectangular (1 - radius) * nominal + radius * any distribution, radius from 0 to 1."""
+
+    per_state: ClassVar[bool] = False
+
+    def __init__(self, radius: ArrayLike | Tensor) -> None:
+        """See ``AmbiguitySet``."""
+        self.radius = _tensor(radius)
+
+    @staticmethod
+    def largest(actions: int) -> float:
+        """All of the nominal is replaced."""
+        return 1.0
+
+    def _box(self, nominal: Tensor, support: Tensor) -> tuple[Tensor, Tensor]:
+        return (1 - self.radius[..., None]) * nominal, support.to(nominal)
+
+    def worst(self, z: Tensor, nominal: Tensor, support: Tensor, policy: Tensor) -> Tensor:
+        """All that is free goes to the dearest successor."""
+        return _fill_box(z, *self._box(nominal, support))
+
+    def improve(self, z: Tensor, nominal: Tensor, support: Tensor) -> tuple[Tensor, Tensor]:
+        """The action whose worst case is cheapest."""
+        return _greedy(self, z, nominal, support)
+
+    def project(self, kernel: Tensor, nominal: Tensor, support: Tensor) -> Tensor:
+        """Onto a box and the plane of sum 1."""
+        return project_box(kernel, *self._box(nominal, support), 1.0)
+
+    def violation(self, kernel: Tensor, nominal: Tensor, support: Tensor) -> Tensor:
+        """(N, S, X)."""
+        return (self._box(nominal, support)[0] - kernel).amax(-1)
+
+
+class KL:
+    """(s,a)-rectangular KL(p || nominal) <= radius in nats; p is 0 where the nominal is."""
+
+    per_state: ClassVar[bool] = False
+
+    def __init__(self, radius: ArrayLike | Tensor) -> None:
+        """See ``AmbiguitySet``."""
+        self.radius = _tensor(radius)
+
+    @staticmethod
+    def largest(actions: int) -> float:
+        """Any finite number."""
+        return float("inf")
+
+    def worst(self, z: Tensor, nominal: Tensor, support: Tensor, policy: Tensor) -> Tensor:
+        """The tilt nominal * exp(z / temperature); its temperature by bisection of the KL."""
+        scaled = _scaled(z, nominal > 0)
+        low, high = (torch.full_like(self.radius[..., None], x) for x in (-25.0, 40.0))
+        for _ in range(HALVINGS):
+            middle = (low + high) / 2
+            inside = self._tilt(scaled, nominal, middle)[1] <= self.radius[..., None]
+            low, high = torch.where(inside, low, middle), torch.where(inside, middle, high)
+        return self._tilt(scaled, nominal, high)[0]
+
+    @staticmethod
+    def _tilt(scaled: Tensor, nominal: Tensor, log_temperature: Tensor) -> tuple[Tensor, Tensor]:
+        exponent = scaled * torch.exp(-log_temperature)
+        weight = nominal * exponent.exp()
+        total = weight.sum(-1, keepdim=True)
+        kernel = weight / total
+        return kernel, (kernel * exponent).sum(-1, keepdim=True) - total.log()
+
+    def improve(self, z: Tensor, nominal: Tensor, support: Tensor) -> tuple[Tensor, Tensor]:
+        """The action whose worst case is cheapest."""
+        return _greedy(self, z, nominal, support)
+
+    def project(self, kernel: Tensor, nominal: Tensor, support: Tensor) -> Tensor:
+        """Raises UserError: this projection has no closed form."""
+        raise UserError("there is no projection onto a KL ball: take the exact inner loop")
+
+    def violation(self, kernel: Tensor, nominal: Tensor, support: Tensor) -> Tensor:
+        """(N, S, X)."""
+        return _kl(kernel, nominal)[..., 0] - self.radius
+
+
+class L1PerState:
+    """s-rectangular sum_a ||p_a - nominal_a||_1 <= radius, from 0 to 2 X."""
+
+    per_state: ClassVar[bool] = True
+
+    def __init__(self, radius: ArrayLike | Tensor) -> None:
+        """See ``AmbiguitySet``."""
+        self.radius = _tensor(radius)
+
+    @staticmethod
+    def largest(actions: int) -> float:
+        """Every action's distribution is at most 2 away."""
+        return 2.0 * actions
+
+    def worst(self, z: Tensor, nominal: Tensor, support: Tensor, policy: Tensor) -> Tensor:
+        """A fractional knapsack: mass of (a, i) moves where it gains most, one sort per state."""
+        best, to_best = _dearest(z, support)
+        capacity = nominal * ~to_best
+        # What the policy never does comes last but not never: its rows get what budget is left.
+        gain = policy.clamp(min=1e-30)[..., None] * (best - z)
+        order = gain.flatten(-2).argsort(-1, descending=True)
+        mass = torch.minimum(self.radius / 2, capacity.sum((-2, -1)))[..., None]
+        moved = _hand_out(mass, capacity.flatten(-2), order).view_as(capacity)
+        return nominal - moved + to_best * moved.sum(-1, keepdim=True)
+
+    def improve(self, z: Tensor, nominal: Tensor, support: Tensor) -> tuple[Tensor, Tensor]:
+        """Bisection of u = max over t of min_a q_a(t_a), sum_a t_a <= radius / 2.
+
+        q_a(t) is the value of action a once mass t has moved: concave and piecewise linear, its
+        slopes the gains in descending order. Actions are mixed so that nature gains as much by
+        moving mass in any of them.
+        """
+        best, to_best = _dearest(z, support)
+        order = torch.where(support, z, best).argsort(-1)
+        gain = (best - torch.where(support, z, best)).gather(-1, order)
+        capacity = (nominal * ~to_best).gather(-1, order)
+        unmoved = (nominal * z).sum(-1)
+        rise = gain * capacity
+        start = unmoved[..., None] + (rise.cumsum(-1) - rise)
+        budget, ceiling = self.radius / 2, best[..., 0].amin(-1)
+
+        def needed(u: Tensor) -> Tensor:
+            reach = (u[..., None, None] - start) / gain.clamp(min=1e-300)
+            return torch.minimum(reach.clamp(min=0), capacity).sum((-2, -1))
+
+        low, high = torch.minimum(unmoved.amin(-1), ceiling), ceiling
+        saturated = needed(ceiling) <= budget
+        for _ in range(HALVINGS):
+            middle = (low + high) / 2
+            inside = needed(middle) <= budget
+            low, high = torch.where(inside, middle, low), torch.where(inside, high, middle)
+        value = torch.where(saturated, ceiling, low)
+        started = start <= value[..., None, None]
+        slope = torch.where(started, gain, torch.inf).amin(-1).clamp(min=1e-300)
+        weight = slope.amin(-1, keepdim=True) / slope  # 0 where nothing has started
+        mixed = weight / weight.sum(-1, keepdim=True)
+        return torch.where(saturated[..., None], _one_hot(best[..., 0]), mixed), value
+
+    def project(self, kernel: Tensor, nominal: Tensor, support: Tensor) -> Tensor:
+        """Moves shrunk by a common threshold (bisection), each action's sum kept (bisection)."""
+        move = torch.where(support, kernel - nominal, -torch.inf)
+        largest = torch.where(support, move, 0).abs().amax((-2, -1), keepdim=True) + 1
+
+        def shrunk(threshold: Tensor) -> Tensor:
+            low, high = -(largest + threshold + 1).expand_as(move[..., :1]), largest + threshold
+            for _ in range(HALVINGS):
+                middle = (low + high) / 2
+                y = move - middle
+                p = nominal + (y - threshold).clamp(min=0) + (y + threshold).clamp(max=0)
+                above = p.clamp(min=0).sum(-1, keepdim=True) > 1
+                low, high = torch.where(above, middle, low), torch.where(above, high, middle)
+            y = move - (low + high) / 2
+            p = nominal + (y - threshold).clamp(min=0) + (y + threshold).clamp(max=0)
+            return p.clamp(min=0)
+
+        radius = self.radius[..., None, None]
+        low, high = torch.zeros_like(radius), 2 * largest
+        inside = shrunk(low)
+        near = (inside - nominal).abs().sum((-2, -1), keepdim=True) <= radius
+        for _ in range(HALVINGS):
+            middle = (low + high) / 2
+            fits = (shrunk(middle) - nominal).abs().sum((-2, -1), keepdim=True) <= radius
+            low, high = torch.where(fits, low, middle), torch.where(fits, middle, high)
+        return torch.where(near, inside, shrunk(high))
+
+    def violation(self, kernel: Tensor, nominal: Tensor, support: Tensor) -> Tensor:
+        """(N, S)."""
+        return (kernel - nominal).abs().sum((-2, -1)) - self.radius
+
+
+def project_box(y: Tensor, low: Tensor, high: Tensor, total: float | Tensor) -> Tensor:
+    """(..., B) nearest point with low <= x <= high and sum ``total`` along the last axis.
+
+    Bisection of the shift, then its exact value from the entries that are free. ``total`` (..., 1)
+    has to lie between the sums of ``low`` and ``high``. Entries with low = high are not looked at.
+    """
+    free = high > low
+    least = torch.where(free, y - high, torch.inf).amin(-1, keepdim=True)
+    most = torch.where(free, y - low, -torch.inf).amax(-1, keepdim=True)
+    least, most = (torch.where(least <= most, bound, 0) for bound in (least, most))
+    for _ in range(HALVINGS):
+        middle = (least + most) / 2
+        above = torch.clamp(y - middle, low, high).sum(-1, keepdim=True) > total
+        least, most = torch.where(above, middle, least), torch.where(above, most, middle)
+    x = torch.clamp(y - most, low, high)
+    inner = (x > low) & (x < high)
+    missing = (total - x.sum(-1, keepdim=True)) / inner.sum(-1, keepdim=True).clamp(min=1)
+    return torch.clamp(x + inner * missing, low, high)
+
+
+def project_simplex(y: Tensor) -> Tensor:
+    """(..., X) nearest distribution along the last axis, by one sort (Duchi et al., 2008)."""
+    y = y - y.amax(-1, keepdim=True)  # else a huge step leaves no digits for the probabilities
+    ordered = y.sort(-1, descending=True).values
+    count = torch.arange(1, y.shape[-1] + 1, device=y.device, dtype=y.dtype)
+    shift = (ordered.cumsum(-1) - 1) / count
+    used = (ordered > shift).sum(-1, keepdim=True)
+    return (y - shift.gather(-1, used - 1)).clamp(min=0)
+
+
+def _tensor(radius: ArrayLike | Tensor) -> Tensor:
+    if isinstance(radius, Tensor) and radius.is_floating_point():
+        return radius
+    return torch.as_tensor(radius, dtype=torch.float64)
+
+
+def _dearest(z: Tensor, support: Tensor) -> tuple[Tensor, Tensor]:
+    """(..., 1) greatest z of the support, and (..., B) bool, where its first occurrence is."""
+    best, index = torch.where(support, z, -torch.inf).max(-1, keepdim=True)
+    places = torch.arange(z.shape[-1], device=z.device)
+    return best, places == index
+
+
+def _hand_out(mass: Tensor, capacity: Tensor, order: Tensor) -> Tensor:
+    """(..., B) shares of (..., 1) mass: in this order, each filled before the next."""
+    ordered = capacity.gather(-1, order)
+    left = mass - (ordered.cumsum(-1) - ordered)
+    shares = torch.minimum(left.clamp(min=0), ordered)
+    return torch.zeros_like(capacity).scatter(-1, order, shares)
+
+
+def _fill_box(z: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    mass = (1 - low.sum(-1, keepdim=True)).clamp(min=0)
+    return low + _hand_out(mass, high - low, z.argsort(-1, descending=True))
+
+
+def _one_hot(cost: Tensor) -> Tensor:
+    """(..., X) all on the first least cost."""
+    places = torch.arange(cost.shape[-1], device=cost.device)
+    return (places == cost.argmin(-1, keepdim=True)).to(cost)
+
+
+def _greedy(
+    ambiguity: AmbiguitySet, z: Tensor, nominal: Tensor, support: Tensor
+) -> tuple[Tensor, Tensor]:
+    q = (ambiguity.worst(z, nominal, support, torch.empty(0)) * z).sum(-1)
+    return _one_hot(q), q.amin(-1)
+
+
+def _scaled(z: Tensor, support: Tensor) -> Tensor:
+    """z moved and scaled to -1..0 over the support, 0 outside."""
+    most = torch.where(support, z, -torch.inf).amax(-1, keepdim=True)
+    span = most - torch.where(support, z, torch.inf).amin(-1, keepdim=True)
+    return torch.where(support, (z - most) / span.clamp(min=1e-300), 0)
+
+
+def _kl(kernel: Tensor, nominal: Tensor) -> Tensor:
+    """(..., 1) KL(kernel || nominal); infinite where the nominal is 0 and the kernel is not."""
+    return (torch.special.xlogy(kernel, kernel) - torch.special.xlogy(kernel, nominal)).sum(
+        -1, keepdim=True
+    )

@@ -1,0 +1,134 @@
+"""The parametric kernel of the DRPG paper: an exponential tilt of a base kernel.
+
+    p(s'|s,a) ~ base(s'|s,a) * exp(theta . phi(s') / (multiplier . zeta(s, a)))
+
+It is the worst case of a KL ball with the value of s' replaced by theta . phi(s') and the
+multiplier of (s, a) by multiplier . zeta(s, a): a few numbers stand for the whole adversary. The
+parameters lie in L1 balls around their centres; the set of kernels is neither convex nor
+rectangular.
+
+Shapes: ``N`` instances, ``S`` states, ``X`` actions, ``B`` successors, ``D`` state features and
+``E`` state-action features.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from rlsuite.errors import UserError
+
+
+class Parameters(NamedTuple):
+    """A point, or a direction."""
+
+    theta: Tensor
+    """(N, D)."""
+    multiplier: Tensor
+    """(N, E)."""
+
+
+@dataclass(frozen=True, slots=True)
+class TiltedKernel:
+    """The set of kernels. Raises UserError unless the ratio keeps its sign over the set."""
+
+    base: Tensor
+    """(N, S, X, B) probabilities."""
+    phi: Tensor
+    """(N, S, D) features of the successor state."""
+    zeta: Tensor
+    """(N, S, X, E) features of state and action, all positive or all negative."""
+    centre: Parameters
+    """Of the nominal kernel, which is not the base."""
+    radius: tuple[float, float]
+    """L1 radii around the centres of theta and of the multiplier."""
+    least: float = 1e-5
+    """Lower bound of every multiplier."""
+
+    def __post_init__(self) -> None:
+        if not bool((self.zeta > 0).all() | (self.zeta < 0).all()):
+            raise UserError("zeta has to be positive everywhere or negative everywhere: the tilt")
+        if min(self.radius) < 0 or self.least <= 0:
+            raise UserError(f"radii {self.radius} from 0 on, least {self.least} above 0 are needed")
+        if bool((self.centre.multiplier < self.least).any()):
+            raise UserError(f"the centre of the multiplier is below its least value {self.least}")
+
+    def kernel(self, xi: Parameters, successor: Tensor) -> Tensor:
+        """(N, S, X, B) probabilities of the (N, S, X, B) successors."""
+        return self._parts(xi, successor)[2]
+
+    def gradient(self, xi: Parameters, successor: Tensor, kernel_gradient: Tensor) -> Parameters:
+        """That of a function of the kernel, from its derivative (N, S, X, B) by the kernel.
+
+        The cost has the derivative w * z (``robust_planning.kernel_gradient``); what comes out is
+        sum w * Cov(phi, z) / l for theta and -sum w * zeta * Cov(theta . phi, z) / l^2 for the
+        multiplier, with l = multiplier . zeta and the covariances under p(.|s, a).
+        """
+        score, ratio, kernel = self._parts(xi, successor)
+        mean = (kernel * kernel_gradient).sum(-1, keepdim=True)
+        weight = kernel * (kernel_gradient - mean) / ratio[..., None]
+        flat = torch.zeros(self.phi.shape[:2], dtype=weight.dtype, device=weight.device)
+        by_state = flat.scatter_add(1, successor.flatten(1), weight.flatten(1))
+        pull = (weight * score).sum(-1) / ratio
+        return Parameters(
+            torch.einsum("ns,nsd->nd", by_state, self.phi),
+            -torch.einsum("nsx,nsxe->ne", pull, self.zeta),
+        )
+
+    def _parts(self, xi: Parameters, successor: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """theta . phi(s') (N, S, X, B), multiplier . zeta (N, S, X) and the kernel."""
+        by_state = torch.einsum("nsd,nd->ns", self.phi, xi.theta)
+        score = by_state.gather(1, successor.flatten(1)).view_as(self.base)
+        ratio = torch.einsum("nsxe,ne->nsx", self.zeta, xi.multiplier)
+        return score, ratio, (score / ratio[..., None] + self.base.log()).softmax(-1)
+
+    def project(self, xi: Parameters) -> Parameters:
+        """Nearest parameters of the set."""
+        theta = project_l1(xi.theta, self.centre.theta, self.radius[0], -torch.inf)
+        bounds = self.radius[1], self.least
+        return Parameters(theta, project_l1(xi.multiplier, self.centre.multiplier, *bounds))
+
+    def sample(self, count: int, random: torch.Generator) -> Parameters:
+        """(N * count, ...) points of the set, those of an instance side by side."""
+        draws = []
+        for centre, radius in zip(self.centre, self.radius, strict=True):
+            shape = (len(centre) * count, centre.shape[1])
+            draw = 2 * torch.rand(shape, generator=random, dtype=centre.dtype) - 1
+            draws.append(centre.repeat_interleave(count, 0) + radius * draw.to(centre.device))
+        return self.repeat(count).project(Parameters(*draws))
+
+    def repeat(self, count: int) -> TiltedKernel:
+        """Every instance ``count`` times, side by side."""
+        base, phi, zeta, theta, multiplier = (
+            x.repeat_interleave(count, 0) for x in (self.base, self.phi, self.zeta, *self.centre)
+        )
+        centre = Parameters(theta, multiplier)
+        return TiltedKernel(base, phi, zeta, centre, self.radius, self.least)
+
+
+def project_l1(y: Tensor, centre: Tensor, radius: float, least: float) -> Tensor:
+    """(N, D) nearest point of the L1 ball around ``centre`` whose entries are >= ``least``.
+
+    Soft threshold around the centre, then the bound. The distance falls with the threshold,
+    linearly between breakpoints: the threshold is interpolated between two of them.
+    """
+    move = y - centre
+
+    def shrunk(threshold: Tensor) -> Tensor:
+        return (centre + move.sign() * (move.abs() - threshold).clamp(min=0)).clamp(min=least)
+
+    room = torch.where(move < 0, centre - least, torch.inf)
+    breaks = torch.cat([torch.zeros_like(move), move.abs(), (move.abs() - room).clamp(min=0)], 1)
+    breaks = breaks.sort(1).values[:, :, None]
+    kept = (move.abs()[:, None] - breaks).clamp(min=0)
+    distance = torch.minimum(kept, room[:, None]).sum(2)  # falls to 0 at the last break
+    after = (distance > radius).sum(1, keepdim=True).clamp(max=distance.shape[1] - 1)
+    ends = (after - 1).clamp(min=0), after
+    (x0, x1), (y0, y1) = (
+        [values.gather(1, end) for end in ends] for values in (breaks[..., 0], distance)
+    )
+    share = ((y0 - radius) / torch.where(y0 > y1, y0 - y1, 1)).clamp(0, 1)
+    return shrunk(torch.where(after > 0, x0 + share * (x1 - x0), 0))
