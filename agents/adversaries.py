@@ -193,7 +193,7 @@ class TiltAdversary:
         points = [self.tilt.project(named[name]) for name in self.config.starts]
         if self.config.random:
             drawn = self.tilt.sample(self.config.random, self.generator)
-            views = [x.unflatten(0, (self.mdp.instances, -1)) for x in drawn]
+            views = [x.view(self.mdp.instances, -1, x.shape[1]) for x in drawn]
             points += [Parameters(*(x[:, i] for x in views)) for i in range(self.config.random)]
         return Parameters(*(torch.stack(x, 1).flatten(0, 1) for x in zip(*points, strict=True)))
 

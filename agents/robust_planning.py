@@ -75,13 +75,15 @@ def evaluate(mdp: RobustMDP, policy: Tensor, kernel: Tensor) -> Evaluation:
     system.diagonal(dim1=1, dim2=2).add_(1)
     lu, pivots, _ = torch.linalg.lu_factor_ex(system)
     cost = (taken * mdp.cost).sum((2, 3))
-    return Evaluation(torch.linalg.lu_solve(lu, pivots, cost[..., None])[..., 0], (lu, pivots))
+    v: Tensor = torch.linalg.lu_solve(lu, pivots, cost[..., None])[..., 0]
+    return Evaluation(v, (lu, pivots))
 
 
 def occupancy(mdp: RobustMDP, evaluation: Evaluation) -> Tensor:
     """(N, S) discounted, sums to 1: (1 - discount) (I - discount * P_pi^T)^-1 initial."""
     initial = (1 - mdp.discount) * mdp.initial[..., None]
-    return torch.linalg.lu_solve(*evaluation.factor, initial, adjoint=True)[..., 0]
+    d: Tensor = torch.linalg.lu_solve(*evaluation.factor, initial, adjoint=True)[..., 0]
+    return d
 
 
 def total_cost(mdp: RobustMDP, v: Tensor) -> Tensor:

@@ -72,7 +72,7 @@ class L1:
 
     def worst(self, z: Tensor, nominal: Tensor, support: Tensor, policy: Tensor) -> Tensor:
         """Half the radius moves from the cheapest successors to the dearest: one sort."""
-        best, to_best = _dearest(z, support)
+        to_best = _dearest(z, support)[1]
         capacity = nominal * ~to_best
         mass = torch.minimum(self.radius[..., None] / 2, capacity.sum(-1, keepdim=True))
         return nominal + to_best * mass - _hand_out(mass, capacity, z.argsort(-1))
@@ -209,7 +209,7 @@ class KL:
 
     def violation(self, kernel: Tensor, nominal: Tensor, support: Tensor) -> Tensor:
         """(N, S, X)."""
-        return _kl(kernel, nominal)[..., 0] - self.radius
+        return _kl(kernel, nominal) - self.radius
 
 
 class L1PerState:
@@ -379,7 +379,6 @@ def _scaled(z: Tensor, support: Tensor) -> Tensor:
 
 
 def _kl(kernel: Tensor, nominal: Tensor) -> Tensor:
-    """(..., 1) KL(kernel || nominal); infinite where the nominal is 0 and the kernel is not."""
-    return (torch.special.xlogy(kernel, kernel) - torch.special.xlogy(kernel, nominal)).sum(
-        -1, keepdim=True
-    )
+    """(...) KL(kernel || nominal); infinite where the nominal is 0 and the kernel is not."""
+    terms: Tensor = torch.special.xlogy(kernel, kernel) - torch.special.xlogy(kernel, nominal)
+    return terms.sum(-1)

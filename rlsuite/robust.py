@@ -21,7 +21,7 @@ from torch import Tensor
 
 from rlsuite.ambiguity import AmbiguitySet
 from rlsuite.errors import UserError
-from rlsuite.tilt import Parameters, TiltedKernel
+from rlsuite.tilt import TiltedKernel
 
 Support: TypeAlias = Literal["nominal", "state", "all"]
 
@@ -170,10 +170,17 @@ class RobustMDP:
             padded = [torch.nn.functional.pad(x, pad) for x, pad in zip(parts, pads, strict=True)]
             return torch.cat(padded)
 
-        lists = [joined(name) for name in ("successor", "support", "nominal", "cost")]
         initial = torch.cat([p.initial for p in problems])
         radii = [p.ambiguity.radius for p in problems if not isinstance(p.ambiguity, TiltedKernel)]
-        return cls(*lists, initial, first.discount, type(first.ambiguity)(torch.cat(radii)))
+        return cls(
+            joined("successor"),
+            joined("support"),
+            joined("nominal"),
+            joined("cost"),
+            initial,
+            first.discount,
+            type(first.ambiguity)(torch.cat(radii)),
+        )
 
     @property
     def instances(self) -> int:
@@ -252,9 +259,7 @@ class RobustMDP:
         parts |= {name: getattr(self, name).to(device) for name in ("successor", "support")}
         kind = self.ambiguity
         if isinstance(kind, TiltedKernel):
-            tensors = [x.to(device, dtype) for x in (kind.base, kind.phi, kind.zeta, *kind.centre)]
-            centre = Parameters(*tensors[3:])
-            parts["ambiguity"] = TiltedKernel(*tensors[:3], centre, kind.radius, kind.least)
+            parts["ambiguity"] = kind.map(lambda x: x.to(device, dtype))
         else:
             parts["ambiguity"] = type(kind)(kind.radius.to(device, dtype))
         return replace(self, **parts)

@@ -13,6 +13,7 @@ Shapes: ``N`` instances, ``S`` states, ``X`` actions, ``B`` successors, ``D`` st
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -102,10 +103,12 @@ class TiltedKernel:
 
     def repeat(self, count: int) -> TiltedKernel:
         """Every instance ``count`` times, side by side."""
-        base, phi, zeta, theta, multiplier = (
-            x.repeat_interleave(count, 0) for x in (self.base, self.phi, self.zeta, *self.centre)
-        )
-        centre = Parameters(theta, multiplier)
+        return self.map(lambda x: x.repeat_interleave(count, 0))
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> TiltedKernel:
+        """The same set with ``change`` of every tensor."""
+        base, phi, zeta = change(self.base), change(self.phi), change(self.zeta)
+        centre = Parameters(*(change(x) for x in self.centre))
         return TiltedKernel(base, phi, zeta, centre, self.radius, self.least)
 
 
