@@ -193,11 +193,13 @@ class KL:
 
     @staticmethod
     def _tilt(scaled: Tensor, nominal: Tensor, log_temperature: Tensor) -> tuple[Tensor, Tensor]:
+        """The tilted kernel, and its KL (..., 1) from ratios - 1: exact down to a KL of 0."""
         exponent = scaled * torch.exp(-log_temperature)
-        weight = nominal * exponent.exp()
-        total = weight.sum(-1, keepdim=True)
-        kernel = weight / total
-        return kernel, (kernel * exponent).sum(-1, keepdim=True) - total.log()
+        weight, growth = nominal * exponent.exp(), exponent.expm1()
+        mean = (nominal * growth).sum(-1, keepdim=True)
+        change = ((growth - mean) / (1 + mean)).clamp(min=-1)
+        terms = nominal * (torch.special.xlog1py(1 + change, change) - change)
+        return weight / weight.sum(-1, keepdim=True), terms.sum(-1, keepdim=True)
 
     def improve(self, z: Tensor, nominal: Tensor, support: Tensor) -> tuple[Tensor, Tensor]:
         """The action whose worst case is cheapest."""
@@ -271,24 +273,26 @@ class L1PerState:
         return torch.where(saturated[..., None], _one_hot(best[..., 0]), mixed), value
 
     def project(self, kernel: Tensor, nominal: Tensor, support: Tensor) -> Tensor:
-        """Moves shrunk by a common threshold (bisection), each action's sum kept (bisection)."""
-        move = torch.where(support, kernel - nominal, -torch.inf)
-        largest = torch.where(support, move, 0).abs().amax((-2, -1), keepdim=True) + 1
+        """Moves shrunk by a threshold that the actions of a state share, found by bisection."""
+        move = kernel - nominal
+        most = torch.where(support, move, -torch.inf).amax(-1, keepdim=True)
 
         def shrunk(threshold: Tensor) -> Tensor:
-            low, high = -(largest + threshold + 1).expand_as(move[..., :1]), largest + threshold
-            for _ in range(HALVINGS):
-                middle = (low + high) / 2
-                y = move - middle
-                p = nominal + (y - threshold).clamp(min=0) + (y + threshold).clamp(max=0)
-                above = p.clamp(min=0).sum(-1, keepdim=True) > 1
-                low, high = torch.where(above, middle, low), torch.where(above, high, middle)
-            y = move - (low + high) / 2
-            p = nominal + (y - threshold).clamp(min=0) + (y + threshold).clamp(max=0)
-            return p.clamp(min=0)
+            # Of each entry p(shift) = (nominal + soft(move - shift, threshold))+, which falls from
+            # some shift that is too small, rests at the nominal, and falls to 0.
+            up, down = move - threshold, move + threshold
+            starts = torch.cat([torch.minimum(most - threshold - 2, up), down], -1)
+            ends = torch.cat([up, down + nominal], -1)
+            top = nominal + up - starts[..., : move.shape[-1]]
+            both = torch.cat([support, support], -1)
+            starts, ends = (torch.where(both, x, 0) for x in (starts, ends))
+            shift = _fall_to(1.0, torch.where(support, top, 0), starts, ends)
+            p = nominal + (up - shift).clamp(min=0) + (down - shift).clamp(max=0)
+            return torch.where(support, p.clamp(min=0), 0)
 
         radius = self.radius[..., None, None]
-        low, high = torch.zeros_like(radius), 2 * largest
+        low = torch.zeros_like(radius)
+        high = torch.where(support, move, 0).abs().amax((-2, -1), keepdim=True) * 2 + 1
         inside = shrunk(low)
         near = (inside - nominal).abs().sum((-2, -1), keepdim=True) <= radius
         for _ in range(HALVINGS):
@@ -305,21 +309,12 @@ class L1PerState:
 def project_box(y: Tensor, low: Tensor, high: Tensor, total: float | Tensor) -> Tensor:
     """(..., B) nearest point with low <= x <= high and sum ``total`` along the last axis.
 
-    Bisection of the shift, then its exact value from the entries that are free. ``total`` (..., 1)
-    has to lie between the sums of ``low`` and ``high``. Entries with low = high are not looked at.
+    ``total`` (..., 1) has to lie between the sums of ``low`` and ``high``. What is out of the box
+    only by a shift that all entries share is projected exactly.
     """
-    free = high > low
-    least = torch.where(free, y - high, torch.inf).amin(-1, keepdim=True)
-    most = torch.where(free, y - low, -torch.inf).amax(-1, keepdim=True)
-    least, most = (torch.where(least <= most, bound, 0) for bound in (least, most))
-    for _ in range(HALVINGS):
-        middle = (least + most) / 2
-        above = torch.clamp(y - middle, low, high).sum(-1, keepdim=True) > total
-        least, most = torch.where(above, middle, least), torch.where(above, most, middle)
-    x = torch.clamp(y - most, low, high)
-    inner = (x > low) & (x < high)
-    missing = (total - x.sum(-1, keepdim=True)) / inner.sum(-1, keepdim=True).clamp(min=1)
-    return torch.clamp(x + inner * missing, low, high)
+    y = y - y.amax(-1, keepdim=True)
+    shift = _fall_to(total, high, y - high, y - low)
+    return torch.clamp(y - shift, low, high)
 
 
 def project_simplex(y: Tensor) -> Tensor:
@@ -343,6 +338,21 @@ def _dearest(z: Tensor, support: Tensor) -> tuple[Tensor, Tensor]:
     best, index = torch.where(support, z, -torch.inf).max(-1, keepdim=True)
     places = torch.arange(z.shape[-1], device=z.device)
     return best, places == index
+
+
+def _fall_to(total: float | Tensor, top: Tensor, starts: Tensor, ends: Tensor) -> Tensor:
+    """(..., 1) shift where the sum of all entries is ``total``, by one sort.
+
+    The sum begins at that of ``top`` and falls with slope 1 for each pair of ``starts`` and
+    ``ends`` (..., K) that the shift is between.
+    """
+    breaks, order = torch.cat([starts, ends], -1).sort(-1)
+    slope = torch.where(order < starts.shape[-1], 1.0, -1.0).to(breaks).cumsum(-1)
+    falls = (slope[..., :-1] * breaks.diff(dim=-1)).cumsum(-1)
+    sums = top.sum(-1, keepdim=True) - torch.nn.functional.pad(falls, (1, 0))
+    last = ((sums > total).sum(-1, keepdim=True) - 1).clamp(min=0)
+    at, above, slope = (x.gather(-1, last) for x in (breaks, sums - total, slope))
+    return at + above.clamp(min=0) / slope.clamp(min=1)
 
 
 def _hand_out(mass: Tensor, capacity: Tensor, order: Tensor) -> Tensor:
