@@ -144,15 +144,15 @@ class RobustMDP:
         first = torch.from_numpy(np.array(initial, np.float64))
         nominal = torch.where(mask, dense, 0).gather(-1, order)
         _same_mass(dense, nominal)
-        per_state = ambiguity.per_state
+        axes = 2 if ambiguity.per_state else 3
         return cls(
             order,
             mask.gather(-1, order),
             nominal,
             costs.gather(-1, order),
-            first.expand(dense.shape[:2]).clone() if first.dim() < 2 else first,
+            first.expand(len(dense), len(first)).clone() if first.dim() == 1 else first,
             float(discount),
-            _with_radius(ambiguity, nominal.shape[: 2 if per_state else 3]),
+            _with_radius(ambiguity, nominal.shape[:axes]),
         )
 
     @classmethod
