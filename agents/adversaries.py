@@ -19,6 +19,7 @@ from rlsuite.agents.robust_planning import (
     Response,
     assess,
     evaluate,
+    fill,
     kernel_gradient,
     occupancy,
     robust_evaluate,
@@ -31,9 +32,6 @@ from rlsuite.settings import Count, Positive, PositiveCount, settings
 from rlsuite.tilt import Parameters, TiltedKernel
 from rlsuite.types import State, Stateful
 
-UNUSED = 1e-12
-"""Probability up to which an action counts as not taken, for filling its kernel."""
-
 
 @settings
 class AscentConfig:
@@ -45,9 +43,9 @@ class AscentConfig:
     """Start from the kernel of the outer iteration before, not from the nominal. The authors' cold
     start is the documented failure: see ``fill``."""
     fill: bool = True
-    """Let actions that the policy does not take have their worst kernel, for (s,a)-rectangular
-    sets. The ascent leaves them nominal, as their gradient is zero: they look cheap, the policy
-    moves there, and back, for ever."""
+    """Let actions that the policy does not take have their worst kernel
+    (``robust_planning.fill``). The ascent leaves them nominal, as their gradient is zero: they look
+    cheap, the policy moves there, and back, for ever."""
     max_solves: PositiveCount = 2000
     """Linear systems in an outer iteration, where the tolerance is not met sooner."""
 
@@ -129,8 +127,8 @@ class GradientAdversary:
             moved = mdp.project(kernel + config.step * ascent)
             kernel = torch.where(open_[:, None, None, None], moved, kernel)
         self.kernel = kernel
-        if config.fill and not mdp.rectangular.per_state:  # there one budget is for all actions
-            kernel = torch.where((policy <= UNUSED)[..., None], worst, kernel)
+        if config.fill:
+            kernel = fill(mdp, policy, kernel, worst)
         return Response(kernel, evaluation, worst, gap, solves)
 
     def state_dict(self) -> State:

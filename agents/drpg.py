@@ -24,7 +24,6 @@ from pydantic import Field
 from torch import Tensor
 
 from rlsuite.agents.adversaries import (
-    UNUSED,
     Adversary,
     AscentConfig,
     ExactAdversary,
@@ -33,6 +32,7 @@ from rlsuite.agents.adversaries import (
     TiltAdversary,
 )
 from rlsuite.agents.robust_planning import (
+    UNUSED,
     occupancy,
     policy_gradient,
     softmax_gradient,

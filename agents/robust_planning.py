@@ -28,6 +28,9 @@ METRICS = {
 ROUND_OFF = 1e-13
 """Share of the greatest value below which a residual is that of the arithmetic."""
 
+UNUSED = 1e-12
+"""Probability up to which an action counts as not taken."""
+
 
 class Evaluation(NamedTuple):
     """A policy against one kernel."""
@@ -145,7 +148,18 @@ def robust_evaluate(
         if step == max_steps or not bool((gap > 0).any()):
             break
         kernel = torch.where((gap > 0)[:, None, None, None], worst, kernel)
-    return Response(kernel, evaluation, worst, gap, step)
+    return Response(fill(mdp, policy, kernel, worst), evaluation, worst, gap, step)
+
+
+def fill(mdp: RobustMDP, policy: Tensor, kernel: Tensor, worst: Tensor) -> Tensor:
+    """The kernel with its worst rows for actions that the policy does not take.
+
+    It costs the same, but its action values are those of the robust Bellman operator. An
+    s-rectangular set has one budget for all actions: there the kernel stays as it is.
+    """
+    if mdp.rectangular.per_state:
+        return kernel
+    return torch.where((policy <= UNUSED)[..., None], worst, kernel)
 
 
 def robust_cost(mdp: RobustMDP, policy: Tensor) -> Tensor:

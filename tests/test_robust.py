@@ -1,13 +1,13 @@
 """Robust MDPs as data: what is refused, dense arrays, batches, Garnet, inventory, toy text."""
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from robust_cases import COST, KERNEL, random_mdp, three_states
+from robust_cases import COST, KERNEL, random_mdp
 
 from rlsuite.agents.robust_planning import robust_policy_iteration, total_cost
 from rlsuite.ambiguity import KL, L1, Contamination, L1PerState, LInf
@@ -127,8 +127,9 @@ def test_garnets() -> None:
     mdp = garnet(10, 6, 3, instances=4, seed=1)
     assert mdp.nominal.shape == (4, 10, 6, 3) and mdp.discount == 0.95
     assert 0 <= float(mdp.cost.min()) < 0.1 and 4.9 < float(mdp.cost.max()) <= 5
-    assert 0.1 <= float(mdp.ambiguity.radius.min()) and float(mdp.ambiguity.radius.max()) <= 0.5
-    assert mdp.ambiguity.radius.shape == (4, 10, 6)
+    radius = mdp.rectangular.radius
+    assert radius.shape == (4, 10, 6)
+    assert bool(((radius >= 0.1) & (radius <= 0.5)).all())
     alone = garnet(10, 6, 3, instances=2, seed=1)
     assert torch.equal(alone.cost, mdp.cost[:2]) and torch.equal(alone.successor, mdp.successor[:2])
     assert not torch.equal(mdp.cost[0], mdp.cost[1])
@@ -233,7 +234,7 @@ def test_taxi_ends_in_copies_of_states_that_are_passed_through() -> None:
 class Table(gym.Env[Any, Any]):
     """(probability, successor, reward, terminated) with a successor that is listed twice."""
 
-    P = {
+    P: ClassVar[Any] = {
         0: {0: [(0.25, 1, 4.0, False), (0.25, 1, 0.0, False), (0.5, 2, 1.0, True)]},
         1: {0: [(1.0, 0, 0.0, False), (0.0, 2, 9.0, False)]},
         2: {0: [(1.0, 1, 5.0, False)]},
