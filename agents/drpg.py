@@ -38,8 +38,8 @@ from rlsuite.agents.robust_planning import (
     softmax_gradient,
     total_cost,
 )
-from rlsuite.ambiguity import project_simplex
 from rlsuite.errors import UserError
+from rlsuite.projections import project_simplex
 from rlsuite.robust import RobustMDP
 from rlsuite.settings import NonNegative, Positive, settings
 from rlsuite.tilt import TiltedKernel

@@ -19,6 +19,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from rlsuite.errors import UserError
+from rlsuite.projections import fall_to, project_box
 
 HALVINGS = 60
 """Of a bisection: what is left of the bracket is below the last bit of float64."""
@@ -286,7 +287,7 @@ class L1PerState:
             top = nominal + up - starts[..., : move.shape[-1]]
             both = torch.cat([support, support], -1)
             starts, ends = (torch.where(both, x, 0) for x in (starts, ends))
-            shift = _fall_to(1.0, torch.where(support, top, 0), starts, ends)
+            shift = fall_to(1.0, torch.where(support, top, 0), starts, ends)
             p = nominal + (up - shift).clamp(min=0) + (down - shift).clamp(max=0)
             return torch.where(support, p.clamp(min=0), 0)
 
@@ -306,27 +307,6 @@ class L1PerState:
         return (kernel - nominal).abs().sum((-2, -1)) - self.radius
 
 
-def project_box(y: Tensor, low: Tensor, high: Tensor, total: float | Tensor) -> Tensor:
-    """(..., B) nearest point with low <= x <= high and sum ``total`` along the last axis.
-
-    ``total`` (..., 1) has to lie between the sums of ``low`` and ``high``. What is out of the box
-    only by a shift that all entries share is projected exactly.
-    """
-    y = y - y.amax(-1, keepdim=True)
-    shift = _fall_to(total, high, y - high, y - low)
-    return torch.clamp(y - shift, low, high)
-
-
-def project_simplex(y: Tensor) -> Tensor:
-    """(..., X) nearest distribution along the last axis, by one sort (Duchi et al., 2008)."""
-    y = y - y.amax(-1, keepdim=True)  # else a huge step leaves no digits for the probabilities
-    ordered = y.sort(-1, descending=True).values
-    count = torch.arange(1, y.shape[-1] + 1, device=y.device, dtype=y.dtype)
-    shift = (ordered.cumsum(-1) - 1) / count
-    used = (ordered > shift).sum(-1, keepdim=True)
-    return (y - shift.gather(-1, used - 1)).clamp(min=0)
-
-
 def _tensor(radius: ArrayLike | Tensor) -> Tensor:
     if isinstance(radius, Tensor) and radius.is_floating_point():
         return radius
@@ -338,21 +318,6 @@ def _dearest(z: Tensor, support: Tensor) -> tuple[Tensor, Tensor]:
     best, index = torch.where(support, z, -torch.inf).max(-1, keepdim=True)
     places = torch.arange(z.shape[-1], device=z.device)
     return best, places == index
-
-
-def _fall_to(total: float | Tensor, top: Tensor, starts: Tensor, ends: Tensor) -> Tensor:
-    """(..., 1) shift where the sum of all entries is ``total``, by one sort.
-
-    The sum begins at that of ``top`` and falls with slope 1 for each pair of ``starts`` and
-    ``ends`` (..., K) that the shift is between.
-    """
-    breaks, order = torch.cat([starts, ends], -1).sort(-1)
-    slope = torch.where(order < starts.shape[-1], 1.0, -1.0).to(breaks).cumsum(-1)
-    falls = (slope[..., :-1] * breaks.diff(dim=-1)).cumsum(-1)
-    sums = top.sum(-1, keepdim=True) - torch.nn.functional.pad(falls, (1, 0))
-    last = ((sums > total).sum(-1, keepdim=True) - 1).clamp(min=0)
-    at, above, slope = (x.gather(-1, last) for x in (breaks, sums - total, slope))
-    return at + above.clamp(min=0) / slope.clamp(min=1)
 
 
 def _hand_out(mass: Tensor, capacity: Tensor, order: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from rlsuite.errors import UserError
+from rlsuite.projections import project_l1
 
 
 class Parameters(NamedTuple):
@@ -110,28 +111,3 @@ class TiltedKernel:
         base, phi, zeta = change(self.base), change(self.phi), change(self.zeta)
         centre = Parameters(*(change(x) for x in self.centre))
         return TiltedKernel(base, phi, zeta, centre, self.radius, self.least)
-
-
-def project_l1(y: Tensor, centre: Tensor, radius: float, least: float) -> Tensor:
-    """(N, D) nearest point of the L1 ball around ``centre`` whose entries are >= ``least``.
-
-    Soft threshold around the centre, then the bound. The distance falls with the threshold,
-    linearly between breakpoints: the threshold is interpolated between two of them.
-    """
-    move = y - centre
-
-    def shrunk(threshold: Tensor) -> Tensor:
-        return (centre + move.sign() * (move.abs() - threshold).clamp(min=0)).clamp(min=least)
-
-    room = torch.where(move < 0, centre - least, torch.inf)
-    breaks = torch.cat([torch.zeros_like(move), move.abs(), (move.abs() - room).clamp(min=0)], 1)
-    breaks = breaks.sort(1).values[:, :, None]
-    kept = (move.abs()[:, None] - breaks).clamp(min=0)
-    distance = torch.minimum(kept, room[:, None]).sum(2)  # falls to 0 at the last break
-    after = (distance > radius).sum(1, keepdim=True).clamp(max=distance.shape[1] - 1)
-    ends = (after - 1).clamp(min=0), after
-    (x0, x1), (y0, y1) = (
-        [values.gather(1, end) for end in ends] for values in (breaks[..., 0], distance)
-    )
-    share = ((y0 - radius) / torch.where(y0 > y1, y0 - y1, 1)).clamp(0, 1)
-    return shrunk(torch.where(after > 0, x0 + share * (x1 - x0), 0))

@@ -18,10 +18,9 @@ from rlsuite.ambiguity import (
     Contamination,
     L1PerState,
     LInf,
-    project_box,
-    project_simplex,
 )
 from rlsuite.errors import UserError
+from rlsuite.projections import project_box, project_simplex
 from rlsuite.robust import RobustMDP
 
 BOXES: list[type[AmbiguitySet]] = [L1, LInf, Contamination]

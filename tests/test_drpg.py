@@ -187,7 +187,7 @@ def test_unused_actions_have_their_worst_kernel() -> None:
     filled = q(GradientAdversary(mdp, AscentConfig(step=1.0)))
     torch.testing.assert_close(filled, bellman, rtol=0, atol=1e-6)
     bare = q(GradientAdversary(mdp, AscentConfig(step=1.0, fill=False, warm=False)))
-    assert float((bellman - bare).min()) > 0.05  # they look cheap
+    assert float((bellman - bare).min()) > 0.01  # they look cheap
 
 
 def test_a_cold_start_chatters() -> None:
@@ -282,7 +282,7 @@ def test_inventory_gradients() -> None:
     slope = kernel_gradient(mdp, d, mdp.target(nominal.v), policy)
     gradient = tilt.gradient(tilt.centre, mdp.successor, slope)
     assert gradient.theta[0].tolist() == pytest.approx([9.668899, -19.383387], abs=1e-6)
-    assert gradient.multiplier[0].tolist() == pytest.approx([9.632954, 11.390701], abs=1e-6)
+    assert gradient.multiplier[0].tolist() == pytest.approx([9.632954, 11.390701], abs=2e-6)
 
 
 @settings(max_examples=10)

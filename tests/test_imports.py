@@ -25,7 +25,7 @@ LAYERS: list[list[str]] = [
     ],
     ["returns", "rollout_policies"],
     ["nets", "distributions", "optim", "parts", "policies", "actors", "joint_critic", "stats"],
-    ["ambiguity", "tilt", "robust"],
+    ["projections", "ambiguity", "tilt", "robust"],
     [
         "buffers.uniform",
         "buffers.reshuffle",

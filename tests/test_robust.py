@@ -15,8 +15,9 @@ from rlsuite.envs.garnet import garnet, garnet_policy
 from rlsuite.envs.inventory import inventory, inventory_start
 from rlsuite.envs.tabular import tabular
 from rlsuite.errors import UserError
+from rlsuite.projections import project_l1
 from rlsuite.robust import RobustMDP
-from rlsuite.tilt import Parameters, TiltedKernel, project_l1
+from rlsuite.tilt import Parameters, TiltedKernel
 
 GOOD: dict[str, Any] = {
     "kernel": KERNEL,
