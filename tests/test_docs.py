@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rlsuite.agents import AGENTS
+from rlsuite.agents import AGENTS, drpg
 from rlsuite.logger import METRICS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -26,6 +26,16 @@ def test_the_readmes_own_loop_runs(capsys: pytest.CaptureFixture[str]) -> None:
     assert short != program
     exec(compile(short, "README.md", "exec"), {})
     assert "'loss/critic'" in capsys.readouterr().out
+
+
+def test_the_robust_mdp_of_the_docs_is_solved(capsys: pytest.CaptureFixture[str]) -> None:
+    text = (ROOT / "docs" / "drpg.md").read_text()
+    (program,) = re.findall(r"<!-- own-robust-mdp -->\n```python\n(.*?)```", text, re.DOTALL)
+    exec(compile(program, "drpg.md", "exec"), {})
+    reached, best = re.findall(r"tensor\(\[(-?[\d.]+)\]", capsys.readouterr().out)
+    assert reached == best
+    listed = re.findall(r"^\| `(\w+/\w+)` \| (.+) \|$", text, re.MULTILINE)
+    assert listed == list(drpg.METRICS.items())
 
 
 def test_metrics_are_documented() -> None:
