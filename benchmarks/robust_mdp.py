@@ -3,7 +3,7 @@
     python benchmarks/robust_mdp.py --out benchmarks/results/robust-mdp.json
 
 One thread, float64. An outer iteration is one of DRPG with the exact adversary, from random
-policies on. A Bellman step is ``RobustMDP.improve`` of all instances; beside it, in the same run, the
+policies on. A Bellman step is ``RobustMDP.improve`` of all instances; beside it, in this run, the
 same inner problems one after the other in Python: by a sort of each state and action (a NumPy
 loop), and by linear programs (HiGHS). The loops take the first instance and are scaled up to all;
 their values have to agree with ours.
