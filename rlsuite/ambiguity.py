@@ -74,9 +74,8 @@ class L1:
     def worst(self, z: Tensor, nominal: Tensor, support: Tensor, policy: Tensor) -> Tensor:
         """Half the radius moves from the cheapest successors to the dearest: one sort."""
         to_best = _dearest(z, support)[1]
-        capacity = nominal * ~to_best
-        mass = torch.minimum(self.radius[..., None] / 2, capacity.sum(-1, keepdim=True))
-        return nominal + to_best * mass - _hand_out(mass, capacity, z.argsort(-1))
+        moved = _hand_out(self.radius[..., None] / 2, nominal, z.argsort(-1))
+        return nominal - moved + to_best * moved.sum(-1, keepdim=True)
 
     def improve(self, z: Tensor, nominal: Tensor, support: Tensor) -> tuple[Tensor, Tensor]:
         """The action whose worst case is cheapest."""
@@ -87,8 +86,6 @@ class L1:
         inside = project_box(kernel, torch.zeros_like(nominal), support.to(nominal), 1.0)
         half = self.radius[..., None] / 2
         far = (inside - nominal).abs().sum(-1, keepdim=True) > 2 * half
-        # More than the nominal has cannot move; a ball as large as that is the simplex.
-        half = torch.minimum(half, torch.ones_like(half))
         zero = torch.zeros_like(nominal)
         up = project_box(kernel - nominal, zero, support.to(nominal), half)
         down = project_box(nominal - kernel, zero, nominal, half)
@@ -266,12 +263,11 @@ class L1PerState:
             middle = (low + high) / 2
             inside = needed(middle) <= budget
             low, high = torch.where(inside, middle, low), torch.where(inside, high, middle)
-        value = torch.where(saturated, ceiling, low)
-        started = start <= value[..., None, None]
+        started = start <= low[..., None, None]
         slope = torch.where(started, gain, torch.inf).amin(-1).clamp(min=1e-300)
         weight = slope.amin(-1, keepdim=True) / slope  # 0 where nothing has started
         mixed = weight / weight.sum(-1, keepdim=True)
-        return torch.where(saturated[..., None], _one_hot(best[..., 0]), mixed), value
+        return torch.where(saturated[..., None], _one_hot(best[..., 0]), mixed), low
 
     def project(self, kernel: Tensor, nominal: Tensor, support: Tensor) -> Tensor:
         """Moves shrunk by a threshold that the actions of a state share, found by bisection."""

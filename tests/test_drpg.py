@@ -40,6 +40,7 @@ from rlsuite.agents.drpg import (
     single_loop,
 )
 from rlsuite.agents.robust_planning import (
+    Response,
     evaluate,
     kernel_gradient,
     nominal_policy_iteration,
@@ -347,6 +348,38 @@ def test_several_ascents_find_what_one_may_miss() -> None:
         assert float(d.sum()) == pytest.approx(1)
         costs[name] = float(total_cost(mdp, exact))
     assert costs["many"] >= costs["one"] - 1e-6 and costs["many"] >= 50.7
+
+
+def test_the_worst_end_of_the_ascents_is_taken() -> None:
+    initial, policy = inventory_start(1, 2)
+    mdp = inventory(initial)
+    ends = {}
+    for starts in (("ones",), ("centre",), ("ones", "centre")):
+        config = TiltConfig(starts=starts, random=0, max_solves=3)
+        response = TiltAdversary(mdp, config).respond(policy, torch.zeros(2))
+        ends[starts] = total_cost(mdp, response.evaluation.v)
+        assert response.steps == 3
+    one, other, both = ends.values()
+    assert float((one - other).abs().min()) > 0.1
+    torch.testing.assert_close(both, torch.maximum(one, other))
+
+
+def test_tolerances_shrink_by_the_discount() -> None:
+    mdp = garnet(5, 4, 3, instances=2)
+    asked: list[Tensor] = []
+
+    class Listener(ExactAdversary):
+        def respond(self, policy: Tensor, tolerance: Tensor) -> Response:
+            asked.append(tolerance)
+            return super().respond(policy, tolerance)
+
+    run(DRPG(mdp, adversary=Listener(mdp)), 3)
+    spread = mdp.cost.amax((1, 2, 3)) - mdp.cost.amin((1, 2, 3))
+    for t, tolerance in enumerate(asked):
+        torch.testing.assert_close(tolerance, 0.01 * 0.95**t * spread / 0.05)
+    fast = DRPGConfig(tolerance=Tolerance(initial=1.0, decay=0.5))
+    run(DRPG(mdp, fast, adversary=Listener(mdp)), 2)
+    torch.testing.assert_close(asked[-1], 0.5 * spread / 0.05)
 
 
 @pytest.mark.parametrize(
