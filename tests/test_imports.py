@@ -24,7 +24,6 @@ LAYERS: list[list[str]] = [
         "stats",
     ],
     ["returns", "rollout_policies"],
-    ["nets", "distributions", "optim", "parts", "policies", "actors", "joint_critic", "stats"],
     ["projections", "ambiguity", "tilt", "robust"],
     [
         "buffers.uniform",

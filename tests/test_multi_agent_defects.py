@@ -378,9 +378,7 @@ class Made(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         result = func(*args, **(kwargs or {}))
-        old = {
-            t.untyped_storage().data_ptr() for t in tree_leaves(args) if isinstance(t, Tensor)
-        }
+        old = {t.untyped_storage().data_ptr() for t in tree_leaves(args) if isinstance(t, Tensor)}
         for made in tree_leaves(result):
             if isinstance(made, Tensor) and made.untyped_storage().data_ptr() not in old:
                 self.most = max(self.most, made.numel())
@@ -463,7 +461,7 @@ def test_no_policy_is_shared(make: Any, algorithm: str) -> None:
         assert [id(p) for p in group["params"]] == [id(p) for p in actor.parameters()]
     first, *others = (flat(actor.parameters()) for actor in agent.actors.values())
     assert not any(torch.equal(first, other) for other in others)
-    with pytest.raises(UserError, match="unknown setting agent.share_param"):
+    with pytest.raises(UserError, match=r"unknown setting agent\.share_param"):
         load_experiment(f"{algorithm}/spread", {"agent.share_param": "true"})
 
 
