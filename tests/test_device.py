@@ -16,6 +16,7 @@ import torch
 from family_cases import SMALL as FAMILY
 from family_cases import draws, tensors
 from hasac_cases import MIXED, draw, make_spaces
+from hasac_cases import make_batch as make_joint_batch
 from hatd3_cases import BOXES, KINDS
 from sac_cases import ACT, OBS, make_batch, make_noise, weights
 from torch import Tensor
@@ -402,7 +403,9 @@ def without_torchs_graph_breaks(agent: Any) -> Any:
     Breaks that are torch's, not ours: its wrappers around ``step`` (profiling hooks, switching
     gradients on and off) break the graph, and the fused kernel is excluded from compilation.
     """
-    for optimizer in (agent.actor_optimizer, agent.critic_optimizer, agent.temperature.optimizer):
+    parts = [*vars(agent).values(), *getattr(agent, "actor_optimizers", {}).values()]
+    parts.append(getattr(getattr(agent, "temperature", None), "optimizer", None))
+    for optimizer in (part for part in parts if isinstance(part, torch.optim.Optimizer)):
         for group in optimizer.param_groups:
             group.update(fused=False, foreach=True)
         plain = type(optimizer).step
@@ -444,6 +447,35 @@ def test_updates_of_the_family_compile_without_graph_breaks(traceable: None, bui
         for name, value in tensors(eager).items():
             torch.testing.assert_close(after[name], value, rtol=0, atol=1e-5, msg=name)
     assert agent.actor_optimizer.state_dict()["state"][0]["step"].item() == 3
+
+
+@pytest.mark.parametrize(("name", "order"), [("hasac", [2, 0, 1]), ("hatd3", [1, 2, 0])])
+def test_updates_of_several_agents_compile_without_graph_breaks(
+    traceable: None, name: str, order: list[int]
+) -> None:
+    make, agents, config = SEVERAL[name]
+    spaces = make_spaces(agents, masked=True)
+    agent, eager = without_torchs_graph_breaks(make(*spaces, config)), make(*spaces, config)
+    agent.noise = eager.noise = None  # torch cannot trace a generator other than its own
+    learn = torch.compile(agent.learn, fullgraph=True, backend="aot_eager")
+    for i in range(3):
+        batch, found = make_joint_batch(*spaces, seed=i), []
+        for update in (learn, eager.learn):
+            torch.manual_seed(i)
+            found.append(update(batch, order))
+        torch.testing.assert_close(found[0].priority, found[1].priority, rtol=0, atol=1e-5)
+        for part in ("actors", "critic", "target"):
+            pairs = zip(*(tree_leaves(own_state(a, part)) for a in (agent, eager)), strict=True)
+            for value, expected in pairs:
+                torch.testing.assert_close(value, expected, rtol=0, atol=1e-5, msg=part)
+
+
+def own_state(agent: Any, part: str) -> Any:
+    """A network's tensors, or those of all actors."""
+    found = getattr(agent, part)
+    if isinstance(found, dict):
+        return {name: actor.state_dict() for name, actor in found.items()}
+    return found.state_dict()
 
 
 def test_a_graph_break_would_be_seen(traceable: None) -> None:

@@ -174,30 +174,34 @@ def test_the_dead_do_not_teach() -> None:
 
 
 def test_the_sum_over_actions_is_what_samples_give_on_average() -> None:
-    """The gradient of a Discrete policy's loss beside the mean of 20,000 score-function estimates:
-    within 5 standard errors."""
+    """The loss of 20,000 draws of a Discrete policy, and its gradient by the score function, beside
+    the sum over the actions: within 5 standard errors."""
     agents = OrderedDict(only=(Box(-1, 1, (1,)), Discrete(3)))
-    agent = HASAC(*make_spaces(agents), HASACConfig(hidden=(8,)))
-    actor = agent.actors["only"]
+    spaces = make_spaces(agents, state=1)
+    agent = HASAC(*spaces, HASACConfig(hidden=(8,)), seed=2)
+    n, temperature = 20_000, torch.tensor(0.2)
+    with torch.no_grad():
+        agent.critic.net.weights[-1].mul_(10.0)  # values that differ
+    first = agent.critic.state_part(torch.full((n, 1), 0.5))
     logits = torch.tensor([[0.3, -0.5, 0.1]], requires_grad=True)
-    value = torch.tensor([1.0, -2.0, 0.5])
-    log_pi = actor.log_pi(logits, None)
-    exact = torch.autograd.grad((log_pi.exp() * (0.2 * log_pi - value)).sum(), logits)[0][0]
-    many = logits.detach().repeat(20_000, 1).requires_grad_()
-    score = torch.autograd.grad(
-        (actor.log_pi(many, None) * _one_hot(actor, many)).sum(),
-        many,
-    )[0]
-    taken = _one_hot(actor, many, seed=0)
-    gain = (0.2 * (actor.log_pi(many, None) * taken).sum(1) - (taken * value).sum(1)).detach()
-    samples = score * gain[:, None]
-    error = samples.std(0) / len(samples) ** 0.5
-    assert ((samples.mean(0) - exact).abs() < 5 * error).all()
-
-
-def _one_hot(actor: Any, output: torch.Tensor, seed: int = 0) -> torch.Tensor:
-    encoding, _ = actor.sample(output.detach(), None, torch.Generator().manual_seed(seed))
-    return encoding
+    exact, negative = agent._exact_loss(logits, 0, first[:, :1].clone(), None, temperature)
+    (slope,) = torch.autograd.grad(exact.sum(), logits)
+    many = logits.detach().repeat(n, 1).requires_grad_()
+    state = agent.noise.get_state()
+    loss, log_prob = agent._sampled_loss(many, 0, first, None, temperature)
+    agent.noise.set_state(state)  # the same draws again
+    taken = agent.actors["only"].draw(many, None, agent.noise)
+    (score,) = torch.autograd.grad((agent.actors["only"].log_pi(many, None) * taken).sum(), many)
+    pairs = [
+        (loss[:, None], exact),
+        (log_prob[:, None], negative),
+        (score * loss[:, None], slope[0]),
+    ]
+    for samples, expected in pairs:
+        samples, expected = samples.detach(), expected.detach()
+        error = samples.std(0) / n**0.5
+        assert ((samples.mean(0) - expected).abs() < 5 * error).all()
+        assert (5 * error < 0.2 * expected.abs().max()).all()
 
 
 def test_bad_spaces_are_named() -> None:
