@@ -540,7 +540,7 @@ def entropy_of(agent: HASAC, name: str, obs: Any, noise: torch.Generator) -> flo
 
 
 def test_learned_temperatures_hold_the_entropy() -> None:
-    """A bandit that pays most for the last action of everybody: left alone, all would become certain.
+    """A bandit that pays most for the last actions: left alone, policies would become certain.
     The entropies end within 5 % of half of log 3 (one of 4 is not available), half of log 6 (two
     heads) and -1 nat (a Box)."""
     teams = OrderedDict(
