@@ -35,7 +35,7 @@ from rlsuite.parts import (
 from rlsuite.policies import observation_size
 from rlsuite.rng import derive_seed, generator
 from rlsuite.settings import Fraction, NonNegative, Positive, PositiveCount, settings
-from rlsuite.teams import agent_spaces, alive_of, mask_of, own, views_of
+from rlsuite.teams import agent_spaces, alive_of, mask_of, own, view_weights, views_of
 from rlsuite.tree import to_device
 from rlsuite.types import Batch, State, Tree, Update
 
@@ -271,21 +271,22 @@ class HASAC:
             penalty = F.huber_loss(
                 value, target.expand_as(value), "none", self.config.huber_threshold
             )
-        weight = batch.weight.expand(len(views), -1)
-        if len(views) > 1:  # the dead have no view
-            alive = alive_of(batch.obs, self.names, len(batch.reward), self.device)
-            weight = weight * alive.T / alive.mean().clamp(min=1e-8)
-        loss = (weight * penalty).mean((1, 2)).sum()
+        weight = view_weights(views, batch.obs, self.names)
+        loss = (batch.weight * weight * penalty).mean((1, 2)).sum()
         descend(loss, self.critic_optimizer, self.config.max_grad_norm)
         mean = value.detach().mean()
         mean = self.value_norm.denormalize(mean) if self.value_norm else mean
-        return loss.detach(), mean, error.detach()
+        # What is not learned from has no error that could shrink.
+        return loss.detach(), mean, error.detach() * (weight > 0)
 
     def _target(self, batch: Batch, temperature: Tensor) -> Tensor:
         """(views, B) targets: reward and the soft value of the next state (section 4.2)."""
         assert isinstance(batch.reward, Tensor)
         actions, bonus = [], torch.zeros_like(batch.reward)
-        for (name, actor), weight in zip(self.actors.items(), temperature, strict=True):
+        alive = alive_of(batch.next_obs, self.names, len(bonus), self.device)
+        # Nothing follows from what the dead would do: their entropy is none of the team's.
+        weights = (temperature * alive).unbind(1)
+        for (name, actor), weight in zip(self.actors.items(), weights, strict=True):
             mask = mask_of(batch.next_obs, name)
             output = actor(own(batch.next_obs, name))
             action, log_prob = actor.sample(output, mask, self.noise)

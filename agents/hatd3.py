@@ -36,7 +36,7 @@ from rlsuite.parts import move_target
 from rlsuite.policies import action_bounds, observation_size
 from rlsuite.rng import derive_seed, generator
 from rlsuite.settings import Fraction, NonNegative, Positive, PositiveCount, settings
-from rlsuite.teams import agent_spaces, alive_of, own, views_of
+from rlsuite.teams import agent_spaces, alive_of, own, view_weights, views_of
 from rlsuite.tree import flatten_features, to_device
 from rlsuite.types import Batch, State, Tree, Update
 
@@ -222,14 +222,12 @@ class HATD3:
         views = views_of(batch.obs, self.names)
         value = self.critic.of_views(views, taken)
         error = value - target
-        weight = batch.weight.expand(len(views), -1)
-        if len(views) > 1:  # the dead have no view
-            alive = alive_of(batch.obs, self.names, len(batch.reward), self.device)
-            weight = weight * alive.T / alive.mean().clamp(min=1e-8)
-        loss = (weight * error.square()).mean((1, 2)).sum()
+        weight = view_weights(views, batch.obs, self.names)
+        loss = (batch.weight * weight * error.square()).mean((1, 2)).sum()
         descend(loss, self.critic_optimizer, self.config.max_grad_norm)
         metrics = {"loss/critic": loss.detach(), "value/q": value.detach().mean()}
-        return metrics, error.detach()
+        # What is not learned from has no error that could shrink.
+        return metrics, error.detach() * (weight > 0)
 
     def _smoothed(self, next_obs: Tree, name: str) -> Tensor:
         """(B, size) actions of an agent's target policy, with clipped noise."""

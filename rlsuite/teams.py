@@ -63,3 +63,12 @@ def views_of(obs: Tree, names: list[str]) -> Tensor:
     if isinstance(state, Tensor):
         return flatten_features(state)[None]
     return torch.stack([flatten_features(state[name]) for name in names])
+
+
+def view_weights(views: Tensor, obs: Tree, names: list[str]) -> Tensor:
+    """(V, B) weights, with mean 1, of the (V, B, state) views in what critics learn: the dead have
+    no view of the state, and count 0 where every agent has its own."""
+    if len(views) == 1:
+        return torch.ones(views.shape[:2], device=views.device)
+    alive = alive_of(obs, names, views.shape[1], views.device)
+    return alive.T / alive.mean().clamp(min=1e-8)

@@ -113,14 +113,15 @@ class Naive:
         excesses = {}
         with torch.no_grad():
             next_actions, entropy = [], 0.0
-            for name in a.names:
+            living = batch.next_obs.get("alive", torch.ones(len(batch.reward), len(a.names)))
+            for i, name in enumerate(a.names):
                 actor, output, mask = self.policy(batch.next_obs, name)
                 action, log_prob = actor.sample(output, mask, a.noise)
                 if a._is_exact(actor):
                     p = actor.log_pi(output, mask).exp()
                     log_prob = torch.special.xlogy(p, p).sum(1)
                 next_actions.append(action)
-                entropy = entropy - alpha[name] * log_prob
+                entropy = entropy - living[:, i] * alpha[name] * log_prob
             next_value = self.value(a.target, batch.next_obs, next_actions).min(0).values
             target = batch.reward + batch.discount * (next_value + entropy)
         taken = [a.actors[n].encode(batch.action[n]) for n in a.names]

@@ -173,6 +173,28 @@ def test_the_dead_do_not_teach() -> None:
     torch.testing.assert_close(ends[0], ends[1])
 
 
+def test_the_dead_have_no_entropy() -> None:
+    """Where nobody is alive afterwards the target is the same at every temperature."""
+    spaces, losses = make_spaces(MIXED, masked=True), []
+    for temperature in (0.1, 10.0):
+        batch = make_batch(*spaces)
+        batch.next_obs["alive"][:] = 0  # type: ignore[index]
+        agent = HASAC(*spaces, HASACConfig(temperature=temperature, **SMALL))
+        losses.append(agent.learn(batch, [0, 1, 2]).metrics["loss/critic"])
+    assert torch.equal(*losses)
+
+
+def test_views_of_the_dead_have_no_priority() -> None:
+    """Critics do not learn from them: their errors would never shrink."""
+    spaces = make_spaces(MIXED, views=True, masked=True)
+    batch, found = make_batch(*spaces), []
+    obs: Any = batch.obs
+    for garbage in (0.0, 100.0):
+        obs["state"]["discrete"][obs["alive"][:, 1] == 0] += garbage
+        found.append(HASAC(*spaces, HASACConfig(**SMALL)).learn(batch, [0, 2]).priority)
+    assert torch.equal(*found)
+
+
 def test_the_sum_over_actions_is_what_samples_give_on_average() -> None:
     """The loss of 20,000 draws of a Discrete policy, and its gradient by the score function, beside
     the sum over the actions: within 5 standard errors."""

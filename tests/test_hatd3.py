@@ -261,6 +261,17 @@ def test_the_dead_do_not_teach(kind: str) -> None:
         torch.testing.assert_close(before, after)
 
 
+def test_views_of_the_dead_have_no_priority() -> None:
+    """Critics do not learn from them: their errors would never shrink."""
+    spaces = make_spaces(BOXES, views=True, masked=True)
+    batch, found = make_batch(*spaces), []
+    obs: Any = batch.obs
+    for garbage in (0.0, 100.0):
+        obs["state"]["a"][obs["alive"][:, 1] == 0] += garbage
+        found.append(make("hatd3", spaces).learn(batch, []).priority)
+    assert torch.equal(*found)
+
+
 def test_a_policy_may_climb_its_own_view() -> None:
     spaces = make_spaces(BOXES, views=True)
     found = []
