@@ -86,6 +86,8 @@ class KLBall(Mirror):
                 back = torch.where(divergence > self.radius, share, 0.0)
                 for p, b in zip(params, before, strict=True):
                     p.add_((b - p) * back)
+            for p, b in zip(params, before, strict=True):
+                b.copy_(p)
 
         return limit
 

@@ -140,6 +140,19 @@ def test_no_turn_leaves_the_trust_region() -> None:
     assert all(d > 1e-4 for d in moved[1e3])
 
 
+def test_a_step_that_leaves_the_trust_region_costs_none_before_it() -> None:
+    actor, obs = actor_of("box"), torch.randn(64, 4)
+    limit = KLBall(0.01, 2).neighbourhood(actor, obs, actor(obs).detach(), None, torch.ones(64))
+    params = list(actor.parameters())
+    for distance in (1e-3, 1e3):
+        before = [p.detach().clone() for p in params]
+        with torch.no_grad():
+            for p in params:
+                p.add_(distance)
+        limit()
+    torch.testing.assert_close([p.detach() for p in params], before)
+
+
 def test_the_trivial_instance_is_hasac() -> None:
     spaces, batch = make_spaces(MIXED), make_batch(*make_spaces(MIXED))
     plain = HASAC(*spaces, HASACConfig(**SMALL), seed=1)
