@@ -55,7 +55,7 @@ MOST_EXACT_ACTIONS = 32
 class HASACConfig:
     """Settings of HASAC."""
 
-    hidden: Annotated[tuple[PositiveCount, ...], Field(strict=False)] = (256, 256)
+    hidden: Annotated[tuple[PositiveCount, ...], Field(strict=False, min_length=1)] = (256, 256)
     """Units of each hidden layer, of every actor and of each critic."""
     critics: PositiveCount = 2
     """Number of critics; targets and policies take the least of their values."""

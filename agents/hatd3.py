@@ -51,7 +51,7 @@ METRICS = {
 class HATD3Config:
     """Settings of HATD3; the defaults are those of its authors on MuJoCo."""
 
-    hidden: Annotated[tuple[PositiveCount, ...], Field(strict=False)] = (256, 256)
+    hidden: Annotated[tuple[PositiveCount, ...], Field(strict=False, min_length=1)] = (256, 256)
     """Units of each hidden layer, of every actor and of each critic."""
     critics: PositiveCount = 2
     """Number of critics; targets take the least of their values, policies climb the first's."""

@@ -75,6 +75,12 @@ def test_mistakes_are_named(overrides: dict[str, str], message: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("config", ["hasac/spread", "hatd3/spread"])
+def test_joint_critics_need_a_hidden_layer(config: str) -> None:
+    with pytest.raises(UserError, match=r"agent\.hidden is \[\] but should be .* at least 1 item"):
+        load_experiment(config, {"agent.hidden": "[]"})
+
+
 def test_all_problems_at_once() -> None:
     with pytest.raises(UserError) as caught:
         build_experiment("x", {"algorithm": "sac", "agent": {"lr_actor": -1, "tau": 3}, "envs": {}})
