@@ -21,13 +21,12 @@ from rlsuite.agents.ppo import clipped_loss, means, minibatches, normalized, val
 from rlsuite.nets import OrthogonalNetwork
 from rlsuite.optim import descend, load_optimizer_state, make_optimizer, optimizer_state
 from rlsuite.parts import ValueNorm
-from rlsuite.policies import observation_size
 from rlsuite.returns import generalized_advantage
 from rlsuite.rng import derive_seed, generator
 from rlsuite.rollout_policies import Policy, make_policy
 from rlsuite.settings import Finite, Fraction, NonNegative, Positive, PositiveCount, settings
-from rlsuite.teams import agent_spaces, alive_of, mask_of, own
-from rlsuite.tree import flatten_features, map_tree, to_device
+from rlsuite.teams import agent_spaces, alive_of, mask_of, own, state_size, views_of
+from rlsuite.tree import map_tree, to_device
 from rlsuite.types import Metrics, Rollout, State, Tree, Update
 
 METRICS = {
@@ -262,11 +261,8 @@ class CentralValue:
         generator: torch.Generator,
         device: torch.device,
     ) -> None:
-        assert isinstance(observation_space, gym.spaces.Dict)
         self.names, self.config, self.device = names, config, device
-        state = observation_space["state"]
-        view = state[names[0]] if isinstance(state, gym.spaces.Dict) else state
-        size = observation_size(view, "the central value")
+        size = state_size(observation_space, "the central value")
         self.net = OrthogonalNetwork(
             gym.spaces.Box(-np.inf, np.inf, (size,)),
             config.hidden,
@@ -283,7 +279,7 @@ class CentralValue:
 
     def values(self, obs: Tree) -> Tensor:
         """(B, V) in the rewards' scale."""
-        value = self._predict(self._views(obs))
+        value = self._predict(views_of(obs, self.names).transpose(0, 1))
         return self.norm.denormalize(value) if self.norm else value
 
     @torch.no_grad()
@@ -306,7 +302,7 @@ class CentralValue:
 
     def learn(self, obs: Tree, target: Tensor, alive: Tensor, batches: Iterable[Tensor]) -> Metrics:
         """One step for each minibatch of the (R, ...) observations; the mean loss."""
-        views, found = self._views(obs), []
+        views, found = views_of(obs, self.names).transpose(0, 1), []
         for index in batches:
             value = self._predict(views.index_select(0, index))
             goal = target.index_select(0, index)
@@ -320,14 +316,6 @@ class CentralValue:
     def _predict(self, views: Tensor) -> Tensor:
         value: Tensor = self.net(views.flatten(0, 1))
         return value.view(views.shape[:2])
-
-    def _views(self, obs: Tree) -> Tensor:
-        """(B, V, state)."""
-        assert isinstance(obs, dict)
-        state = obs["state"]
-        if isinstance(state, Tensor):
-            return flatten_features(state)[:, None]
-        return torch.stack([flatten_features(state[name]) for name in self.names], 1)
 
     def state_dict(self) -> State:
         """Network, optimizer, statistics."""

@@ -32,10 +32,18 @@ from rlsuite.parts import (
     ValueNorm,
     move_target,
 )
-from rlsuite.policies import observation_size
 from rlsuite.rng import derive_seed, generator
 from rlsuite.settings import Fraction, NonNegative, Positive, PositiveCount, settings
-from rlsuite.teams import agent_spaces, alive_of, mask_of, own, view_weights, views_of
+from rlsuite.teams import (
+    agent_spaces,
+    alive_of,
+    climbed,
+    mask_of,
+    own,
+    state_size,
+    view_weights,
+    views_of,
+)
 from rlsuite.tree import to_device
 from rlsuite.types import Batch, State, Tree, Update
 
@@ -146,8 +154,8 @@ class HASAC:
         seed: int = 0,
     ) -> None:
         """Fresh networks; another ``mirror`` is another instance of the template. Raises UserError
-        unless the spaces are keyed by agent, or if ``entropy_share`` names other agents than there
-        are."""
+        unless the spaces are keyed by agent and the state's views of one size, or if
+        ``entropy_share`` names other agents than there are."""
         self.config = config = config or HASACConfig()
         self.mirror = mirror or Mirror()
         self.device = torch.device(device)
@@ -158,14 +166,11 @@ class HASAC:
             name: make_actor(*pair, config.hidden, "HASAC", generator=weights, device=self.device)
             for name, pair in spaces.items()
         }
-        assert isinstance(observation_space, gym.spaces.Dict)
-        state = observation_space["state"]
-        view = state[self.names[0]] if isinstance(state, gym.spaces.Dict) else state
         sizes = [actor.size for actor in self.actors.values()]
         self.critic, self.target = (
             JointCritic(
                 config.critics,
-                observation_size(view, "HASAC"),
+                state_size(observation_space, "HASAC"),
                 sizes,
                 config.hidden,
                 generator=weights,
@@ -374,7 +379,8 @@ class HASAC:
         log_pi = actor.log_pi(output, mask)
         first = others[:, :, None] + self.critic.weight_of(i).detach()[:, None]
         values = self.critic.rest(first.flatten(1, 2)).amin(0)
-        value = self._seen(self._denormalized(values.view(-1, *log_pi.shape)), i)
+        values = self._denormalized(values.view(-1, *log_pi.shape))
+        value = climbed(values, i, self.config.actor_views)
         pi = log_pi.exp()
         return (pi * (temperature * log_pi - value)).sum(1), (pi * log_pi).sum(1)
 
@@ -384,27 +390,20 @@ class HASAC:
         """(B,) temperature * log pi - Q of a differentiable draw, and its log pi."""
         action, log_prob = self.actors[self.names[i]].sample(output, mask, self.noise)
         drawn = action.detach()
-        part = self.critic.action_part(i, drawn)
-        value, slope = self.critic.least(
-            i, others + _repeated(part, len(others[0]) // len(part[0]))
-        )
-        value = self._seen(self._denormalized(value.view(-1, len(drawn))), i)
-        slope = self._seen(self._scaled(slope.view(-1, *drawn.shape)), i)
+        part = self.critic.action_part(i, drawn, len(others[0]) // len(drawn))
+        value, slope = self.critic.least(i, others + part)
+        seen = self.config.actor_views
+        value = climbed(self._denormalized(value.view(-1, len(drawn))), i, seen)
+        slope = climbed(self._scaled(slope.view(-1, *drawn.shape)), i, seen)
         # To first order in the action, which is zero here: the value, with its gradient.
         value = value + ((action - drawn) * slope).sum(1)
         return temperature * log_prob - value, log_prob
-
-    def _seen(self, value: Tensor, i: int) -> Tensor:
-        """(views, B, ...) values to those that agent i climbs: (B, ...)."""
-        if len(value) == 1:
-            return value[0]
-        return value[i] if self.config.actor_views == "own" else value.mean(0)
 
     def _action_part(self, obs: Tree, i: int, output: Tensor, views: int) -> Tensor:
         """(K, views * B, units) share of a draw of agent i in the critics' first layer."""
         name = self.names[i]
         action = self.actors[name].draw(output, mask_of(obs, name), self.noise)
-        return _repeated(self.critic.action_part(i, action), views)
+        return self.critic.action_part(i, action, views)
 
     def _denormalized(self, values: Tensor) -> Tensor:
         return self.value_norm.denormalize(values) if self.value_norm else values
@@ -449,11 +448,6 @@ class HASAC:
             self.value_norm.load_state_dict(state["value_norm"])
         self.noise.set_state(state["noise"])
         self.orders.bit_generator.state = state["orders"]
-
-
-def _repeated(part: Tensor, views: int) -> Tensor:
-    """(K, B, D) to (K, views * B, D), without a copy for one view."""
-    return part if views == 1 else part.repeat(1, views, 1)
 
 
 def _shares(share: float | dict[str, float], names: list[str]) -> dict[str, float]:

@@ -33,10 +33,10 @@ from rlsuite.joint_critic import JointCritic
 from rlsuite.nets import Network
 from rlsuite.optim import descend, load_optimizer_state, make_optimizer, optimizer_state
 from rlsuite.parts import move_target
-from rlsuite.policies import action_bounds, observation_size
+from rlsuite.policies import action_bounds
 from rlsuite.rng import derive_seed, generator
 from rlsuite.settings import Fraction, NonNegative, Positive, PositiveCount, settings
-from rlsuite.teams import agent_spaces, alive_of, own, view_weights, views_of
+from rlsuite.teams import agent_spaces, alive_of, climbed, own, state_size, view_weights, views_of
 from rlsuite.tree import flatten_features, to_device
 from rlsuite.types import Batch, State, Tree, Update
 
@@ -143,10 +143,6 @@ class HATD3:
         self.device = torch.device(device)
         spaces = agent_spaces(observation_space, action_space, "HATD3")
         self.names = list(spaces)
-        assert isinstance(observation_space, gym.spaces.Dict)
-        state = observation_space["state"]
-        view = state[self.names[0]] if isinstance(state, gym.spaces.Dict) else state
-        state_size = observation_size(view, "HATD3")
         new: dict[str, Any] = {"generator": generator(seed, "hatd3 weights"), "device": self.device}
         self.actors, self.target_actors = (
             {
@@ -155,9 +151,10 @@ class HATD3:
             }
             for _ in range(2)
         )
+        size = state_size(observation_space, "HATD3")
         sizes = [actor.size for actor in self.actors.values()]
         self.critic, self.target = (
-            JointCritic(config.critics, state_size, sizes, config.hidden, **new) for _ in range(2)
+            JointCritic(config.critics, size, sizes, config.hidden, **new) for _ in range(2)
         )
         for net in (self.target, *self.target_actors.values()):
             net.requires_grad_(False)
@@ -259,8 +256,8 @@ class HATD3:
             others = sum((part for j, part in parts.items() if j != i), start=first)
             here = actions[i].detach()
             value, slope = self.critic.least(i, others + self._part(i, here, len(views)))
-            value = self._seen(value.view(len(views), -1), i)
-            slope = self._seen(slope.view(len(views), *here.shape), i)
+            value = climbed(value.view(len(views), -1), i, self.config.actor_views)
+            slope = climbed(slope.view(len(views), *here.shape), i, self.config.actor_views)
             # To first order in the action, which is zero here: the value, with its gradient.
             value = value + ((actions[i] - here) * slope).sum(1)
             weight = alive[:, i] / alive[:, i].mean().clamp(min=1e-8)
@@ -276,13 +273,7 @@ class HATD3:
 
     def _part(self, i: int, action: Tensor, views: int) -> Tensor:
         """(1, views * B, units) share of agent i's action in the first critic's first layer."""
-        part = self.critic.action_part(i, action)[:1]
-        return part if views == 1 else part.repeat(1, views, 1)
-
-    def _seen(self, value: Tensor, i: int) -> Tensor:
-        """(views, B, ...) values to those that agent i climbs: (B, ...)."""
-        own_view = len(value) > 1 and self.config.actor_views == "own"
-        return value[i] if own_view else value.mean(0)
+        return self.critic.action_part(i, action, views)[:1]
 
     def _draw(self, like: Tensor) -> Tensor:
         return torch.randn(like.shape, generator=self.noise, device=self.device)

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rlsuite.agents import happo
 from rlsuite.agents.happo import (
     CentralValue,
     HAPPOConfig,
@@ -33,14 +34,7 @@ from rlsuite.teams import agent_spaces, alive_of, mask_of, own
 from rlsuite.tree import flatten_features, to_device
 from rlsuite.types import Rollout, State, Tree, Update
 
-METRICS = {
-    "loss/actor": "Minus the clipped surrogate objective; mean over minibatches, like all others.",
-    "loss/critic": "Huber loss of the central value.",
-    "value/mean": "Mean value of the rollout's states before the update.",
-    "policy/entropy": "Mean entropy of the policy, in nats.",
-    "policy/kl": "Estimate of KL(old policy, new policy), in nats.",
-    "policy/clipped": "Share of the samples whose likelihood ratio is beyond the clip.",
-}
+METRICS = {name: meaning for name, meaning in happo.METRICS.items() if name != "policy/factor"}
 
 MAPPOConfig = HAPPOConfig
 

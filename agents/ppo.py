@@ -79,8 +79,8 @@ class PPOConfig:
     max_grad_norm: Positive | None = 0.5
     """Longest gradient, over all weights; unset does not clip."""
     target_kl: Positive | None = None
-    """A minibatch whose estimated KL is beyond 1.5 of it is the last one: later ones of the rollout
-    change nothing. Unset never stops."""
+    """A minibatch whose estimated KL is beyond 1.5 of it, and all later ones of the rollout, change
+    nothing; metrics count them. Unset never stops."""
 
 
 class Samples(NamedTuple):
@@ -181,8 +181,9 @@ class PPO:
             trace=self.config.trace,
         )
         if self.value_norm:
+            value = self.value_norm.normalize(value)  # what the network gave: before the update
             self.value_norm.update(target.flatten())
-            value, target = self.value_norm.normalize(value), self.value_norm.normalize(target)
+            target = self.value_norm.normalize(target)
         return Samples(
             map_tree(lambda leaf: leaf.flatten(0, 1), rollout.obs),
             rollout.extra["sample"].flatten(0, 1),

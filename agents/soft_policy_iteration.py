@@ -88,8 +88,8 @@ class Annealing:
     """In the payoff's units per nat."""
     decay: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Factor from one iteration to the next."""
-    least: NonNegative = 0.0
-    """Where the decay stops."""
+    least: Positive = 1e-6
+    """Where the decay stops: at zero there is no soft response."""
 
     def __call__(self, iteration: int) -> float:
         """The temperature of an iteration, counted from 0."""

@@ -9,6 +9,7 @@ import numpy as np
 from gymnasium import spaces
 
 from rlsuite.envs.layout import Array
+from rlsuite.errors import UserError
 
 STAY, LEFT, RIGHT, ATTACK = range(4)
 WIDTH, RANGE, SIGHT, HEALTH, LIMIT = 10, 2, 4, 3, 40
@@ -30,6 +31,9 @@ class Skirmish:
     """
 
     def __init__(self, n: int = 3) -> None:
+        """Raises UserError unless there is an ally."""
+        if n < 1:
+            raise UserError(f"a skirmish needs 1 ally or more, n is {n}")
         self.n = n
         self.unwrapped = self
         self.metadata = {"name": "skirmish", "render_modes": ["ansi"]}

@@ -146,9 +146,7 @@ class CategoricalActor(nn.Module):
     def log_pi(self, output: Tensor, mask: Tensor | None) -> Tensor:
         """(B, size) log probabilities of each head's actions; (B, size) ``mask`` is 0 where there
         is no such action."""
-        if mask is not None:
-            output = output.masked_fill(mask == 0, UNAVAILABLE)
-        return torch.cat([part.log_softmax(1) for part in torch.split(output, self.heads, 1)], 1)
+        return torch.cat(log_pi_of_heads(output, mask, self.heads), 1)
 
     def kl(self, output: Tensor, other: Tensor, mask: Tensor | None) -> Tensor:
         """(B,) KL divergences, in nats, of the policies of ``output`` from those of ``other``."""
@@ -168,7 +166,7 @@ class CategoricalActor(nn.Module):
         1611.01144): one-hot, with the gradient of the softmax of log pi plus Gumbel noise.
         """
         log_pi = self.log_pi(output, mask)
-        soft = _noisy(log_pi, noise)
+        soft = noisy(log_pi, noise)
         parts = [part.softmax(1) for part in torch.split(soft, self.heads, 1)]
         hard = [_one_hot(part) for part in parts]
         encoding = torch.cat([h + p - p.detach() for h, p in zip(hard, parts, strict=True)], 1)
@@ -177,15 +175,15 @@ class CategoricalActor(nn.Module):
     @torch.no_grad()
     def draw(self, output: Tensor, mask: Tensor | None, noise: torch.Generator | None) -> Tensor:
         """The (B, size) encodings that ``sample`` would give, alone."""
-        noisy = _noisy(self.log_pi(output, mask), noise)
-        return torch.cat([_one_hot(part) for part in torch.split(noisy, self.heads, 1)], 1)
+        scores = noisy(self.log_pi(output, mask), noise)
+        return torch.cat([_one_hot(part) for part in torch.split(scores, self.heads, 1)], 1)
 
     def act(
         self, output: Tensor, mask: Tensor | None, noise: torch.Generator | None, *, explore: bool
     ) -> Tensor:
         """(B,) or (B, heads) int64 actions of the environment, sampled or the likeliest."""
         log_pi = self.log_pi(output, mask)
-        log_pi = _noisy(log_pi, noise) if explore else log_pi
+        log_pi = noisy(log_pi, noise) if explore else log_pi
         parts = torch.split(log_pi, self.heads, 1)
         action = self.start + torch.stack([part.argmax(1) for part in parts], 1)
         return action if self.is_multi else action[:, 0]
@@ -244,7 +242,15 @@ def action_heads(space: gym.Space[Any], algorithm: str) -> tuple[list[int], list
     )
 
 
-def _noisy(log_pi: Tensor, noise: torch.Generator | None) -> Tensor:
+def log_pi_of_heads(logits: Tensor, mask: Tensor | None, heads: list[int]) -> list[Tensor]:
+    """(B, n) log probabilities of each head's actions from (B, sum of n) logits side by side. Where
+    the ``mask`` is 0 there is no such action: its probability is exactly zero."""
+    if mask is not None:
+        logits = logits.masked_fill(mask == 0, UNAVAILABLE)
+    return [part.log_softmax(1) for part in torch.split(logits, heads, 1)]
+
+
+def noisy(log_pi: Tensor, noise: torch.Generator | None) -> Tensor:
     """With Gumbel noise added, so that the argmax is distributed as pi."""
     return log_pi - torch.empty_like(log_pi).exponential_(generator=noise).log()
 

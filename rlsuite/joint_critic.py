@@ -75,10 +75,11 @@ class JointCritic(nn.Module):
         return weight[:, start : start + self.action_sizes[agent]]
 
     @torch.no_grad()
-    def action_part(self, agent: int, action: Tensor) -> Tensor:
-        """(B, size) to its share of the first layer's sum: (K, B, units)."""
+    def action_part(self, agent: int, action: Tensor, views: int) -> Tensor:
+        """(B, size) to its share of the first layer's sum: (K, views * B, units)."""
         weight = self.weight_of(agent)
-        return torch.bmm(action.expand(len(weight), -1, -1), weight)
+        part = torch.bmm(action.expand(len(weight), -1, -1), weight)
+        return part if views == 1 else part.repeat(1, views, 1)
 
     @torch.no_grad()
     def rest(self, first: Tensor) -> Tensor:

@@ -87,7 +87,7 @@ def reproduce(
     paper = find_paper(name)
     tasks = [task for task in paper.tasks() if task.experiment.startswith(only)]
     if not tasks:
-        known = ", ".join(dict.fromkeys(task.experiment for task in paper.tasks()))
+        known = "; ".join(dict.fromkeys(task.experiment for task in paper.tasks()))
         raise UserError(f"no experiment of {name} begins with {only!r}; there are: {known}")
     processes = len(os.sched_getaffinity(0)) if processes is None else processes
     if processes < 1:

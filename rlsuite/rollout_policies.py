@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rlsuite.actors import UNAVAILABLE, action_heads
+from rlsuite.actors import action_heads, log_pi_of_heads, noisy
 from rlsuite.distributions import normal_entropy, normal_log_prob
 from rlsuite.errors import UserError
 from rlsuite.nets import OrthogonalNetwork
@@ -113,23 +113,16 @@ class CategoricalPolicy(nn.Module):
         )
 
     def log_pi(self, obs: Tensor, mask: Tensor | None) -> list[Tensor]:
-        """(B, n) log probabilities of each head's actions. (B, sum of n) ``mask`` is 0 where there
-        is no such action: its probability is exactly zero."""
-        logits = self.logits(obs)
-        if mask is not None:
-            logits = logits.masked_fill(mask == 0, UNAVAILABLE)
-        return [part.log_softmax(1) for part in torch.split(logits, self.heads, 1)]
+        """(B, n) log probabilities of each head's actions; (B, sum of n) ``mask`` is 0 where there
+        is no such action."""
+        return log_pi_of_heads(self.logits(obs), mask, self.heads)
 
     def sample(
         self, obs: Tensor, mask: Tensor | None, noise: torch.Generator | None, *, explore: bool
     ) -> tuple[Tensor, Tensor]:
         """Samples, or without ``explore`` the likeliest, and their (B,) log probabilities."""
         parts = self.log_pi(obs, mask)
-        scores = parts
-        if explore:  # the argmax of log pi + Gumbel noise is distributed as pi
-            scores = [
-                part - torch.empty_like(part).exponential_(generator=noise).log() for part in parts
-            ]
+        scores = [noisy(part, noise) for part in parts] if explore else parts
         sample = torch.stack([score.argmax(1) for score in scores], 1)
         return sample, _gathered(parts, sample)
 

@@ -6,13 +6,14 @@ The layout is that of ``rlsuite.envs.team``: ``{"agents": {name: ...}, "state": 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import gymnasium as gym
 import torch
 from torch import Tensor
 
 from rlsuite.errors import UserError
+from rlsuite.policies import observation_size
 from rlsuite.tree import flatten_features
 from rlsuite.types import Tree
 
@@ -34,6 +35,22 @@ def agent_spaces(
         )
     observations = observation_space["agents"]  # type: ignore[index]
     return {name: (observations[name], space) for name, space in action_space.items()}  # type: ignore[attr-defined]
+
+
+def state_size(observation_space: gym.Space[Any], algorithm: str) -> int:
+    """Numbers in the state or, where every agent has a view of it, in a view.
+
+    Raises UserError, which names the ``algorithm``, unless the views are of one size.
+    """
+    assert isinstance(observation_space, gym.spaces.Dict)
+    state = observation_space["state"]
+    if not isinstance(state, gym.spaces.Dict):
+        return observation_size(state, algorithm)
+    sizes = {name: observation_size(view, algorithm) for name, view in state.items()}
+    if len(set(sizes.values())) > 1:
+        given = ", ".join(f"{name} {size}" for name, size in sizes.items())
+        raise UserError(f"{algorithm} needs views of the state of one size, they have {given}")
+    return next(iter(sizes.values()))
 
 
 def own(obs: Tree, name: str) -> Tensor:
@@ -63,6 +80,14 @@ def views_of(obs: Tree, names: list[str]) -> Tensor:
     if isinstance(state, Tensor):
         return flatten_features(state)[None]
     return torch.stack([flatten_features(state[name]) for name in names])
+
+
+def climbed(values: Tensor, agent: int, views: Literal["all", "own"]) -> Tensor:
+    """(V, B, ...) values of the views to those that an agent's policy climbs: (B, ...), the mean,
+    or those of its own view."""
+    if len(values) == 1:
+        return values[0]
+    return values[agent] if views == "own" else values.mean(0)
 
 
 def view_weights(views: Tensor, obs: Tree, names: list[str]) -> Tensor:

@@ -9,8 +9,11 @@ import pytest
 import torch
 from gymnasium.spaces import Box, Discrete
 from hasac_cases import MIXED, Naive, make_batch, make_spaces
+from hatd3_cases import BOXES
 
+from rlsuite.agents.happo import HAPPO
 from rlsuite.agents.hasac import HASAC, HASACConfig
+from rlsuite.agents.hatd3 import HATD3
 from rlsuite.errors import UserError
 
 SMALL = {"hidden": (16, 16), "lr_actor": 1e-2, "lr_critic": 1e-2, "initial_temperature": 0.3}
@@ -231,3 +234,11 @@ def test_bad_spaces_are_named() -> None:
         HASAC(Box(-1, 1, (2,)), Discrete(2))
     with pytest.raises(UserError, match="entropy_share names a; the agents are box, discrete"):
         HASAC(*make_spaces(MIXED), HASACConfig(entropy_share={"a": 0.1}))
+
+
+@pytest.mark.parametrize("make", [HASAC, HATD3, HAPPO])
+def test_views_of_different_sizes_are_refused(make: Any) -> None:
+    observation_space, action_space = make_spaces(BOXES, views=True)
+    observation_space["state"].spaces["a"] = Box(-1, 1, (7,))
+    with pytest.raises(UserError, match="state of one size, they have z 6, a 7, m 6"):
+        make(observation_space, action_space)

@@ -233,6 +233,17 @@ def test_scaled_values_come_back_in_the_rewards_scale() -> None:
     assert (extra["value"] - 50.0).abs().max() < 2.0
 
 
+def test_old_values_are_those_that_the_network_gave() -> None:
+    """In its own scale, of the statistics that it was asked with: clip_value is around them."""
+    agent = PPO(OBS, ACTIONS["box"], PPOConfig(normalize_values=True, **SMALL))
+    for _ in range(3):  # statistics that move
+        rollout = make_rollout(agent, OBS, 32, 4)
+        with torch.no_grad():
+            given = agent.value(rollout.obs.flatten(0, 1))[:, 0]  # type: ignore[union-attr]
+        samples = agent.prepare(rollout)
+        torch.testing.assert_close(samples.value, given, rtol=1e-4, atol=1e-5)
+
+
 def test_a_saved_state_continues_bit_for_bit() -> None:
     config = PPOConfig(normalize_values=True, **SMALL)
     agent, other = (

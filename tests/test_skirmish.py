@@ -8,6 +8,7 @@ import torch
 
 from rlsuite.envs import SerialVectorEnv, Skirmish, TeamEnv, check_parallel_env, is_resumable
 from rlsuite.envs.skirmish import LIMIT, focus_fire
+from rlsuite.errors import UserError
 
 
 def placed(allies, enemies, health=3):
@@ -139,3 +140,8 @@ def test_protocol():
     parallel = pytest.importorskip("pettingzoo.test")
     parallel.parallel_api_test(Skirmish(3), num_cycles=100)
     parallel.parallel_seed_test(Skirmish, num_cycles=20)
+
+
+def test_nobody_is_no_team() -> None:
+    with pytest.raises(UserError, match="needs 1 ally or more, n is 0"):
+        Skirmish(0)

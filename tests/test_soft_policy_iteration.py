@@ -528,3 +528,13 @@ def test_bad_input_is_named() -> None:
         SoftPolicyIteration(game, SoftPolicyIterationConfig(order=(0, 2)))
     with pytest.raises(ValidationError, match="decay"):
         Annealing(initial=1.0, decay=1.1)
+    with pytest.raises(ValidationError, match="least"):
+        Annealing(initial=1.0, decay=0.5, least=0.0)
+
+
+def test_a_temperature_never_comes_to_nothing() -> None:
+    config = SoftPolicyIterationConfig(temperature=Annealing(initial=1.0, decay=0.5))
+    solver = SoftPolicyIteration(MarkovGame.one_step(torch.eye(2) + torch.ones(2, 2)), config)
+    solver.iteration = 2_000  # 0.5**2000 is 0
+    solver.iterate()
+    assert all(bool(policy.exp().isfinite().all()) for policy in solver.policies)
