@@ -179,20 +179,18 @@ class _Simulator:
 
     def _begin(self, row: int, number: int) -> None:
         self._numbers[row] = number
-        with torch.random.fork_rng(devices=[]):
-            self._env.seed(episode_seed(self._seed, row, number))
-            self._env.reset_at(row, return_observations=False)
+        self._env.seed(episode_seed(self._seed, row, number))
+        self._env.reset_at(row, return_observations=False)
 
     def _step(self, actions: Array, number: int) -> tuple[Tree, Tensor, Tensor, Tensor]:
+        self._env.seed(derive_seed(self._seed, "step", number, bits=31))
         parts = torch.split(torch.from_numpy(actions), self._sizes, 1)
-        given = [
-            part.float() if isinstance(head, spaces.Box) else part.long()
-            for part, head in zip(parts, self._heads, strict=True)
-        ]
-        # VMAS draws from torch's own generator, which is not ours to seed.
-        with torch.random.fork_rng(devices=[]):
-            self._env.seed(derive_seed(self._seed, "step", number, bits=31))
-            obs, rewards, terminated, truncated, _ = self._env.step(given)
+        obs, rewards, terminated, truncated, _ = self._env.step(
+            [
+                part.float() if isinstance(head, spaces.Box) else part.long()
+                for part, head in zip(parts, self._heads, strict=True)
+            ]
+        )
         by_agent = torch.stack([reward.flatten() for reward in rewards])  # some are (N, 1)
         return self._tree(obs), self._reward(by_agent), terminated, truncated
 

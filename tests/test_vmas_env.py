@@ -135,16 +135,6 @@ def test_noise_within_a_step_is_resumed(monkeypatch):
     assert other.lost == [] and same_step(other.step(other.sample_actions()), expected)
 
 
-def test_torchs_own_generator_is_left_alone():
-    envs = build()
-    envs.reset()
-    torch.manual_seed(3)
-    before = torch.get_rng_state()
-    for _ in range(3):
-        envs.step(envs.sample_actions())
-    assert torch.equal(torch.get_rng_state(), before)
-
-
 def test_environments_that_influence_each_other_are_told(monkeypatch):
     from vmas.scenarios import balance
 
