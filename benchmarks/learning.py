@@ -4,6 +4,7 @@
 
 Every run is one process with one thread; a run that was interrupted is resumed. Results go to
 benchmarks/results/CONFIG.json: every evaluation of every seed, with command, commit and versions.
+Beside it goes a picture of the learning curves, with those of earlier results under --beside.
 """
 
 import argparse
@@ -11,9 +12,11 @@ import json
 import statistics
 import subprocess
 import sys
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from rlsuite.plot import plot_runs
 from rlsuite.stats import iqm, stratified_bootstrap
 
 # What each config has to reach, with the place it comes from. Evaluations are the mean over 10
@@ -24,6 +27,7 @@ GATES = {
     "sac/hopper": ("final", 400.0, "published at 100,000: 897 (SB3), 1,145 to 1,164 (Spinning Up)"),
     "dqn/pong": ("final", -10.0, "a random policy is at -20.7; 21 is perfect"),
     "sac/halfcheetah": ("final", 3500.0, "published at 100,000: 4,961 (SB3), 6,081 to 6,285 (SU)"),
+    "hasac/halfcheetah_2x3_short": ("final", 1000.0, "expected at an update in four: 1,000-2,000"),
 }
 
 
@@ -59,6 +63,33 @@ def collect(config: str, folders: dict[int, Path]) -> dict:
     }
 
 
+def unpacked(path: Path, folder: Path) -> list[Path]:
+    """A committed result as run folders, as far as a plot needs them."""
+    result, folders = json.loads(path.read_text()), []
+    for seed, by_time in result["returns"].items():
+        run = folder / f"{path.stem}-seed{seed}"
+        run.mkdir()
+        experiment = result["experiment"]
+        record = {
+            "config": result["config"],
+            "experiment": {**experiment, "run": {**experiment["run"], "seed": int(seed)}},
+        }
+        entries = [{"transitions": time, "returns": each} for time, each in by_time.items()]
+        (run / "experiment.json").write_text(json.dumps(record))
+        (run / "evaluation.json").write_text(json.dumps({"evaluations": entries}))
+        (run / "metrics.csv").write_text("transitions\n")
+        folders.append(run)
+    return folders
+
+
+def draw(config: str, beside: list[str], results: Path) -> None:
+    """The curves of committed results, into CONFIG.png."""
+    names = [each.replace("/", "-") for each in (config, *beside)]
+    with tempfile.TemporaryDirectory() as folder:
+        runs = [run for name in names for run in unpacked(results / f"{name}.json", Path(folder))]
+        plot_runs(runs, results / f"{names[0]}.png")
+
+
 def report(result: dict) -> bool:
     """Print a line a seed and the gate; whether the median seed passes."""
     kind, gate, source = GATES.get(result["config"], ("final", float("-inf"), "no gate"))
@@ -88,6 +119,7 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=2, help="runs at the same time")
     parser.add_argument("--runs", type=Path, default=Path("runs/learning"))
     parser.add_argument("--results", type=Path, default=Path("benchmarks/results"))
+    parser.add_argument("--beside", nargs="+", default=[], help="configs with committed results")
     options = parser.parse_args()
     options.runs.mkdir(parents=True, exist_ok=True)
     passed = True
@@ -103,6 +135,7 @@ def main() -> int:
             path = options.results / f"{config.replace('/', '-')}.json"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(result, indent=1))
+            draw(config, options.beside, options.results)
             print(config)
             passed &= report(result)
     return 0 if passed else 1
