@@ -18,6 +18,7 @@ from torch import Tensor
 from rlsuite.envs.lane import episode_seed
 from rlsuite.envs.layout import Array
 from rlsuite.envs.particles import LANDMARKS, STEP_LIMIT, Particles
+from rlsuite.envs.team import TeamEnv
 from rlsuite.rng import generator
 from rlsuite.types import Episode, Spec, State, Step, Stepped, Tree
 
@@ -183,6 +184,7 @@ class ParticleParallelEnv:
             "render_modes": [self.render_mode],
             "render_fps": 10,
             "is_parallelizable": True,
+            "agents_die": False,
         }
         self.possible_agents = list(rules.agents)
         self.agents: list[str] = []
@@ -289,3 +291,9 @@ def parallel_env(scenario: str, continuous: bool = True) -> ParticleParallelEnv:
     Raises ``UserError`` for a scenario that there is not.
     """
     return ParticleParallelEnv(scenario, continuous)
+
+
+def make_watched_world(scenario: str, kwargs: dict[str, Any]) -> TeamEnv:
+    """One world that can be rendered: the same observations, actions and rewards as a row of
+    ``ParticleVectorEnv`` with these ``kwargs``."""
+    return TeamEnv(parallel_env(scenario, **kwargs), team_reward="sum")

@@ -87,6 +87,8 @@ class TeamEnv(gym.Env[dict[str, Any], dict[str, Any]]):
         """Begin an episode; info has the agents' infos."""
         observations, infos = self.env.reset(seed=seed, options=options)
         self._live = [agent for agent in self._agents if agent in self.env.agents]
+        if not self._live:
+            raise ValueError(f"no agents after reset; there may be {self._agents}")
         self._gone = set()
         return self._observe(observations, infos, self._live, self._live), {"agents": infos}
 

@@ -34,6 +34,7 @@ from rlsuite.envs import (
     make_env,
 )
 from rlsuite.envs.atari import STEP_LIMIT, make_watched
+from rlsuite.envs.mpe import make_watched_world
 from rlsuite.envs.vmas_env import STEP_LIMIT as VMAS_LIMIT
 from rlsuite.errors import UserError
 from rlsuite.evaluate import Evaluation, evaluate
@@ -51,7 +52,7 @@ def env_maker(config: EnvConfig, render_mode: str | None = None) -> Callable[[],
     if config.is_atari:
         return functools.partial(make_watched, config.id, config.atari_protocol, render_mode)
     if config.is_particles:
-        raise UserError(f"{config.id} cannot be shown: it has no pictures")
+        return functools.partial(make_watched_world, config.id.removeprefix("mpe/"), config.kwargs)
     if config.is_vmas:
         raise UserError(f"{config.id} cannot be shown here: vmas.render_interactively does")
     return functools.partial(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rlsuite.nets import EnsembleMLP
@@ -101,8 +100,9 @@ class JointCritic(nn.Module):
         for weight, bias in inner:
             hidden.append(torch.baddbmm(bias, hidden[-1], weight).relu_())
         value, member = self._last(hidden[-1]).min(0)
-        chosen = F.one_hot(member, len(first)).T.to(first.dtype)  # (K, B): 1 for the least
-        slope = chosen[:, :, None] * self.net.weights[-1][: len(first)].transpose(1, 2)
+        members = torch.arange(len(first), device=first.device)[:, None]
+        is_least = (member == members)[:, :, None]
+        slope = is_least * self.net.weights[-1][: len(first)].transpose(1, 2)
         for (weight, _), h in zip(reversed(inner), reversed(hidden[1:]), strict=True):
             # The sign of what went through a ReLU is its derivative.
             slope = torch.bmm(slope.mul_(h.sign_()), weight.transpose(1, 2))

@@ -12,12 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_vector import same_bits, same_step
 
+from rlsuite.build import env_maker
 from rlsuite.checkpoint import CheckpointStore
-from rlsuite.envs import ParticleVectorEnv, parallel_env
+from rlsuite.config import EnvConfig
+from rlsuite.envs import ParticleVectorEnv, SerialVectorEnv, parallel_env
 from rlsuite.envs.lane import episode_seed
 from rlsuite.envs.layout import ObservationLayout
 from rlsuite.envs.particles import SCENARIOS, Particles
 from rlsuite.errors import UserError
+from rlsuite.video import record_video
 
 EVERY = pytest.mark.parametrize(
     ("scenario", "continuous"), list(itertools.product(SCENARIOS, [True, False]))
@@ -156,6 +159,33 @@ def test_the_view_is_drawn_where_things_are():
     assert image[100, 300].tolist() == image[300, 300].tolist() == [90, 110, 230]
     assert image[100, 100].tolist() == [200, 0, 0] and image[300, 100].tolist() == [0, 200, 0]
     assert image[199, 200].tolist() == [0, 0, 200] and image[0, 0].tolist() == [255] * 3
+
+
+@EVERY
+def test_a_watched_world_is_one_of_the_vector(scenario, continuous):
+    config = EnvConfig(id=f"mpe/{scenario}", kwargs={"continuous": continuous})
+    watched = SerialVectorEnv(env_maker(config, "rgb_array"), 1, seed=5)
+    envs = build(scenario, 1, 5, continuous)
+    assert watched.spec.observation_space == envs.spec.observation_space
+    assert watched.spec.action_space == envs.spec.action_space
+    same_bits(watched.reset(), envs.reset())
+    for _ in range(30):
+        action = envs.sample_actions()
+        ours, theirs = watched.step(action).step, envs.step(action).step
+        assert bool(ours.truncated) == bool(theirs.truncated)
+        same_bits(ours.next_obs, theirs.next_obs)
+        torch.testing.assert_close(ours.reward, theirs.reward)
+
+
+def test_a_team_of_particles_on_video(tmp_path):
+    imageio = pytest.importorskip("imageio")
+
+    class Still:
+        def act(self, obs, *, explore=True):
+            return {name: torch.zeros(1, 5) for name in obs["agents"]}, {}
+
+    path = record_video(Still(), EnvConfig(id="mpe/spread"), tmp_path / "team.gif", max_steps=3)
+    assert imageio.mimread(path)[0].shape[:2] == (400, 400)
 
 
 def test_spaces_and_spec():

@@ -379,6 +379,15 @@ def test_what_breaks_the_protocol_is_named():
         team.step(act(team))
 
 
+def test_a_reset_without_agents_is_named():
+    def empty(team, results):
+        team.agents = []
+        return results
+
+    with pytest.raises(ValueError, match="no agents after reset; there may be"):
+        TeamEnv(broken("reset", empty), "sum").reset(seed=0)
+
+
 def test_a_late_joiner_is_absent_until_it_comes():
     class Late(MixedTeam):
         def reset(self, seed=None, options=None):
