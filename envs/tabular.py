@@ -1,4 +1,4 @@
-"""Gymnasium's toy-text environments as robust MDPs: their table ``P`` is the nominal kernel."""
+"""Gymnasium's toy-text environments by their table ``P``: as robust MDPs, and with advice."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
+from rlsuite.advice import AdviceModel, Form
 from rlsuite.ambiguity import AmbiguitySet
 from rlsuite.errors import UserError
 from rlsuite.robust import RobustMDP, Support
@@ -42,14 +43,7 @@ def tabular(
     Raises:
         UserError: for an environment without a table.
     """
-    made = gym.make(env, **kwargs) if isinstance(env, str) else env
-    table = getattr(made.unwrapped, "P", None)
-    initial = getattr(made.unwrapped, "initial_state_distrib", None)
-    if table is None or initial is None:
-        raise UserError(f"{made} has no table P: FrozenLake, CliffWalking and Taxi have")
-    kernel, reward = _arrays(table)
-    start = np.zeros(len(kernel))
-    start[: len(initial)] = np.asarray(initial, np.float64) / np.sum(initial)
+    kernel, reward, start = _read(env, kwargs)
     return RobustMDP.from_arrays(
         kernel,
         reward=reward,
@@ -58,6 +52,58 @@ def tabular(
         ambiguity=ambiguity,
         support=support,
     )
+
+
+def advised(
+    env: str | gym.Env[Any, Any],
+    *,
+    human: ArrayLike,
+    adherence: ArrayLike,
+    form: Form = "mixture",
+    **kwargs: Any,
+) -> AdviceModel:
+    """A human who gets advice in an environment with a table ``P``, with states as in ``tabular``.
+
+    Rewards are as they are, not scaled to [0, 1]: exact planning needs no scale. A time limit of
+    the environment is the horizon that one plans with.
+
+    Args:
+        env: an id, with ``kwargs`` for ``gymnasium.make``, or an environment.
+        human: (S, X) probabilities of what the human does unaided in the environment's S states.
+        adherence: (S, X), or a number for all.
+        form: see ``AdviceModel.from_arrays``.
+
+    Raises:
+        UserError: for an environment without a table, and for tables that fit no human.
+    """
+    kernel, reward, start = _read(env, kwargs)
+    tables = [np.asarray(table, np.float64) for table in (human, adherence)]
+    extra = len(kernel) - len(tables[0])
+    for i, table in enumerate(tables):
+        if table.ndim == 2 and extra > 0:  # the absorbing copies, where nothing matters
+            filler = np.full((extra, table.shape[1]), 1.0 if i else 1 / table.shape[1])
+            tables[i] = np.concatenate([table, filler])
+    return AdviceModel.from_arrays(
+        kernel,
+        reward=(kernel * reward).sum(2),
+        human=tables[0],
+        adherence=tables[1],
+        initial=start,
+        form=form,
+    )
+
+
+def _read(env: str | gym.Env[Any, Any], kwargs: dict[str, Any]) -> tuple[Floats, Floats, Floats]:
+    """Kernel, mean rewards of its transitions, distribution of the first state."""
+    made = gym.make(env, **kwargs) if isinstance(env, str) else env
+    table = getattr(made.unwrapped, "P", None)
+    initial = getattr(made.unwrapped, "initial_state_distrib", None)
+    if table is None or initial is None:
+        raise UserError(f"{made} has no table P: FrozenLake, CliffWalking and Taxi have")
+    kernel, reward = _arrays(table)
+    start = np.zeros(len(kernel))
+    start[: len(initial)] = np.asarray(initial, np.float64) / np.sum(initial)
+    return kernel, reward, start
 
 
 def _arrays(table: Any) -> tuple[Floats, Floats]:

@@ -24,7 +24,7 @@ LAYERS: list[list[str]] = [
         "stats",
     ],
     ["returns", "rollout_policies"],
-    ["projections", "ambiguity", "tilt", "robust"],
+    ["projections", "ambiguity", "tilt", "robust", "advice"],
     [
         "buffers.uniform",
         "buffers.reshuffle",
@@ -64,6 +64,7 @@ LAYERS: list[list[str]] = [
         "envs.garnet",
         "envs.inventory",
         "envs.tabular",
+        "envs.advice_tables",
         "envs",
     ],
     [
@@ -84,6 +85,7 @@ LAYERS: list[list[str]] = [
         "agents.robust_planning",
         "agents.adversaries",
         "agents.drpg",
+        "agents.advice_planning",
         "agents",
     ],
     ["logger", "checkpoint", "evaluate", "run", "loops"],

@@ -1,0 +1,361 @@
+"""Exact planning of advice that may be ignored: when to speak, what to say, what it is worth.
+
+Dynamic programming in the tables of ``rlsuite.advice.AdviceModel``, after Chen, Li, Sun and Wang
+(ICLR 2024, arXiv 2310.00817) and, discounted, Grand-Clement and Pauphilet (arXiv 2209.01874).
+Neither text was at hand in full. The papers': the model, the monotonicity of the optimal value in
+adherence, the budget as a constrained MDP. Ours, derived and tested: the form of the Bellman
+equation used here, the rule of when to advise, the solution of the budget by bisection.
+
+With V the value after the step and u(s, a) = r(s, a) + E[V(s') | s, a] that of *executing* a:
+
+    Q(s, defer) = u^H(s) = sum_a pi^H(a|s) u(s, a)
+    Q(s, m)     = u^H(s) + theta(s, m) (u(s, m) - u^H(s)) - cost,    theta in the mixture form
+
+so that one advises where adherence times the advantage over the human exceeds the cost of advice,
+and then the action at which that product is greatest. Ties go to deferring.
+
+Everything is computed for all instances and all costs (or policies) at once.
+
+Shapes: ``N`` instances, ``C`` costs or policies, ``D`` budgets, ``H`` stages, ``S`` states, ``X``
+actions; advice X is to defer.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+from numpy.typing import ArrayLike
+from torch import Tensor
+
+from rlsuite.advice import AdviceModel
+from rlsuite.errors import UserError
+
+TIE = {torch.float64: 1e-12, torch.float32: 1e-6}
+"""An advice that gains no more than this over deferring is not given."""
+
+BISECTIONS = 60
+
+
+class Plan(NamedTuple):
+    """Optimal advice."""
+
+    value: Tensor
+    """(N, C, S) return net of the cost of advice, from the first stage on."""
+    policy: Tensor
+    """(N, C, H, S) int64 advice, X to defer; with a discount (N, C, S), at any time."""
+
+
+class Evaluation(NamedTuple):
+    """What a policy of advice leads to, from each state at the first stage."""
+
+    gross: Tensor
+    """(N, C, S) expected return, the cost of advice not subtracted."""
+    advices: Tensor
+    """(N, C, S) expected number of advices, followed or not; discounted with the rewards."""
+
+
+class BudgetPlan(NamedTuple):
+    """Optimal advice under a bound on its expected number: two policies, drawn from per episode."""
+
+    price: Tensor
+    """(N, D) what one more advice would be worth."""
+    policies: tuple[Tensor, Tensor]
+    """(N, D, H, S) int64 each: the one that exceeds the budget and the one that keeps it."""
+    weight: Tensor
+    """(N, D) probability of the first, to be drawn at the start of each episode."""
+    value: Tensor
+    """(N, D) expected return."""
+    advices: Tensor
+    """(N, D) expected number of advices."""
+
+
+def plan(model: AdviceModel, horizon: int, cost: ArrayLike | Tensor = 0.0) -> Plan:
+    """Optimal advice over ``horizon`` stages.
+
+    Args:
+        model: the problems.
+        horizon: H, from 1 on.
+        cost: of an advice, followed or not, from 0 on: a number, (C,) or (N, C).
+
+    Raises:
+        UserError: for a negative cost or a horizon below 1.
+    """
+    return _backward(model, [model.adherence], _stages(horizon), _costs(model, cost))
+
+
+def plan_robust(
+    model: AdviceModel,
+    low: Tensor,
+    high: Tensor,
+    horizon: int,
+    cost: ArrayLike | Tensor = 0.0,
+) -> Plan:
+    """Advice for the worst adherence between ``low`` and ``high``, and the value it guarantees.
+
+    The worst is taken per stage, state and advice. Where no advice repels (``low`` from 0 on) this
+    is ``plan`` at ``low``, by monotonicity; else nature chooses between the two ends.
+
+    Args:
+        model: the problems; their own adherence is not used.
+        low: (N or 1, S, X) mixture form.
+        high: (N or 1, S, X).
+        horizon: H.
+        cost: as in ``plan``.
+
+    Raises:
+        UserError: as ``plan``, for ends that are no adherence, and for low above high.
+    """
+    ends = [replace(model, adherence=end) for end in (low, high)]
+    if bool((low > high).any()):
+        raise UserError("the interval of adherence is empty somewhere: low is above high")
+    thetas = [end.adherence for end in ends]
+    return _backward(ends[0], thetas, _stages(horizon), _costs(model, cost))
+
+
+def plan_discounted(
+    model: AdviceModel,
+    discount: float,
+    cost: ArrayLike | Tensor = 0.0,
+    tolerance: float = 1e-8,
+) -> Plan:
+    """Optimal stationary advice without a horizon, by value iteration.
+
+    Args:
+        model: the problems.
+        discount: from 0 to below 1.
+        cost: as in ``plan``.
+        tolerance: the value is this near the optimum in every state, up to rounding.
+
+    Raises:
+        UserError: for a discount or cost out of range.
+    """
+    costs = _costs(model, cost)
+    thetas = [model.adherence]
+
+    def update(v: Tensor) -> Tensor:
+        return _advise(model, thetas, _execute(model, v, discount), costs)[0]
+
+    v = _zeros(model, costs)
+    v = _fixed_point(update, v, model, discount, tolerance, float(costs.max()))
+    _, policy = _advise(model, thetas, _execute(model, v, discount), costs)
+    return Plan(v.transpose(1, 2), policy.transpose(1, 2))
+
+
+def evaluate(model: AdviceModel, policy: Tensor) -> Evaluation:
+    """Exact return and expected number of advices of policies (N or 1, C, H, S)."""
+    v = model.reward.new_zeros((_width(model, policy), model.states, 2 * policy.shape[1]))
+    for h in reversed(range(policy.shape[2])):
+        v = _follow(model, policy[:, :, h].transpose(1, 2), v, 1.0)
+    return _evaluation(v)
+
+
+def evaluate_discounted(
+    model: AdviceModel, policy: Tensor, discount: float, tolerance: float = 1e-8
+) -> Evaluation:
+    """Discounted return and number of advices of stationary policies (N or 1, C, S).
+
+    Both are within ``tolerance`` in every state, up to rounding. Raises UserError for a discount
+    out of range.
+    """
+    advice = policy.transpose(1, 2)
+
+    def update(v: Tensor) -> Tensor:
+        return _follow(model, advice, v, discount)
+
+    v = model.reward.new_zeros((_width(model, policy), model.states, 2 * policy.shape[1]))
+    return _evaluation(_fixed_point(update, v, model, discount, tolerance, 1.0))
+
+
+def silence(model: AdviceModel, horizon: int) -> Tensor:
+    """(1, 1, H, S) the policy that always defers: the human alone."""
+    shape = (1, 1, _stages(horizon), model.states)
+    return torch.full(shape, model.actions, device=model.reward.device)
+
+
+def full_control(model: AdviceModel, horizon: int) -> Plan:
+    """What the machine would do and earn if it acted itself: a bound, not advice."""
+    return plan(model.with_adherence(1.0), horizon)
+
+
+def blind(model: AdviceModel, horizon: int, margin: float = -math.inf) -> Tensor:
+    """(N, 1, H, S) advice that takes adherence for granted: the base MDP's optimal action.
+
+    Given in every live state where that action's value in the base MDP exceeds the human's (with
+    optimal actions to follow) by more than ``margin``; -inf for always, the cost of advice for the
+    usual threshold. Of equally good actions the first.
+    """
+    v = _zeros(model, model.reward.new_zeros((1, 1)))
+    policy = torch.empty((_stages(horizon), *v.shape[:2]), dtype=torch.int64, device=v.device)
+    tie = TIE[v.dtype]
+    for h in reversed(range(horizon)):
+        u = _execute(model, v, 1.0)
+        v = u.amax(2)
+        advice = (u >= v[:, :, None] - tie).to(torch.int8).argmax(2)
+        said = (v - _unaided(model, u) > margin) & model.live[..., None]
+        policy[h] = torch.where(said, advice, model.actions)[..., 0]
+    return policy.transpose(0, 1)[:, None]
+
+
+def where_it_differs(model: AdviceModel, policy: Tensor) -> Tensor:
+    """(N, C, H, S) the policy, silent where it says what the human most likely does anyway."""
+    mode = model.human.argmax(2)[:, None, None]
+    return torch.where(policy == mode, model.actions, policy)
+
+
+def plan_budget(model: AdviceModel, horizon: int, budget: ArrayLike | Tensor) -> BudgetPlan:
+    """The greatest return with at most ``budget`` advices an episode, in expectation.
+
+    A constrained MDP, by its dual: the price of an advice is bisected until the optimal policies
+    just below and just above it spend more and no more than the budget. Mixed per episode they
+    spend exactly the budget (Altman 1999); with a price of 0 the second alone is optimal.
+
+    Args:
+        model: the problems.
+        horizon: H.
+        budget: from 0 on: a number or (D,).
+
+    Raises:
+        UserError: for a negative budget or a horizon below 1.
+    """
+    given = torch.as_tensor(budget, dtype=model.reward.dtype, device=model.reward.device)
+    given = given.reshape(-1)
+    if not bool((given >= 0).all()):
+        raise UserError(f"a budget is {float(given.min()):.6g} advices, has to be from 0 on")
+    return _bisect(model, _stages(horizon), given)
+
+
+def _bisect(model: AdviceModel, horizon: int, budget: Tensor) -> BudgetPlan:
+    def respond(price: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        policy = _backward(model, [model.adherence], horizon, price).policy
+        reached = evaluate(model, policy)
+        return policy, model.start(reached.gross), model.start(reached.advices)
+
+    low = budget.new_zeros((model.instances, len(budget)))
+    # no advice is worth more than this
+    worth = horizon * (model.reward.amax((1, 2)) - model.reward.amin((1, 2)))
+    high = torch.where(respond(low)[2] > budget, worth[:, None], low)
+    for _ in range(BISECTIONS):
+        price = (low + high) / 2
+        exceeds = respond(price)[2] > budget
+        low, high = torch.where(exceeds, price, low), torch.where(exceeds, high, price)
+    first, gross, spent = respond(low)
+    second, kept_gross, kept = respond(high)
+    surplus = spent - kept
+    weight = torch.where(spent > budget, (budget - kept) / surplus, 0.0)
+    value, advices = kept_gross + weight * (gross - kept_gross), kept + weight * surplus
+    return BudgetPlan(high, (first, second), weight, value, advices)
+
+
+def _backward(model: AdviceModel, thetas: list[Tensor], horizon: int, costs: Tensor) -> Plan:
+    """thetas: the ends of the adherence, of which nature takes the worse."""
+    v = _zeros(model, costs, *thetas)
+    policy = torch.empty((horizon, *v.shape), dtype=torch.int64, device=v.device)
+    for h in reversed(range(horizon)):
+        v, policy[h] = _advise(model, thetas, _execute(model, v, 1.0), costs)
+    return Plan(v.transpose(1, 2), policy.permute(1, 3, 0, 2))
+
+
+def _execute(model: AdviceModel, v: Tensor, discount: float) -> Tensor:
+    """(N, S, X, C) u(s, a), the value of executing a."""
+    following = model.expect(v)
+    if discount != 1:
+        following = following * discount
+    return following + model.reward[..., None]
+
+
+def _unaided(model: AdviceModel, u: Tensor) -> Tensor:
+    """(N, S, C) u^H(s)."""
+    return torch.einsum("nsxc,nsx->nsc", u, model.human.expand(u.shape[:3]))
+
+
+def _advise(
+    model: AdviceModel, thetas: list[Tensor], u: Tensor, costs: Tensor
+) -> tuple[Tensor, Tensor]:
+    """(N, S, C) value and advice of the Bellman operator."""
+    alone = _unaided(model, u)
+    advantage = u - alone[:, :, None]
+    gain = advantage * thetas[0][..., None]
+    for theta in thetas[1:]:
+        gain = torch.minimum(gain, advantage * theta[..., None])
+    best, advice = gain.max(2)
+    net = best - costs[:, None]
+    said = net > TIE[u.dtype]
+    return alone + torch.where(said, net, 0.0), torch.where(said, advice, model.actions)
+
+
+def _follow(model: AdviceModel, advice: Tensor, v: Tensor, discount: float) -> Tensor:
+    """(N, S, 2 C) gross return and number of advices, side by side, one stage earlier."""
+    n, s, columns = v.shape
+    count = columns // 2
+    u = discount * model.expect(v)
+    u[..., :count] += model.reward[..., None]
+    alone = _unaided(model, u)
+    said, taken = advice < model.actions, advice.clamp(max=model.actions - 1)
+    taken = taken.expand(n, s, count)
+    theta = model.adherence.expand(n, s, -1).gather(2, taken)
+    theta = torch.where(said, theta, 0.0).repeat(1, 1, 2)
+    executed = u.gather(2, taken.repeat(1, 1, 2)[:, :, None])[:, :, 0]
+    before = alone + theta * (executed - alone)
+    before[..., count:] += said
+    return before
+
+
+def _fixed_point(
+    update: Callable[[Tensor], Tensor],
+    v: Tensor,
+    model: AdviceModel,
+    discount: float,
+    tolerance: float,
+    cost: float,
+) -> Tensor:
+    if not 0 <= discount < 1:
+        raise UserError(f"discount is {discount}, has to be from 0 to below 1")
+    if not tolerance > 0:
+        raise UserError(f"tolerance is {tolerance}, has to be above 0")
+    enough = tolerance * (1 - discount)
+    # the change shrinks by the discount each time: so many iterations suffice, whatever rounds off
+    change = float(model.reward.abs().max()) + cost
+    most = 1 if discount == 0 else math.ceil(math.log(enough / (change + enough), discount)) + 1
+    for _ in range(most):
+        old, v = v, update(v)
+        if float((v - old).abs().max()) <= enough:
+            break
+    return v
+
+
+def _evaluation(v: Tensor) -> Evaluation:
+    gross, advices = v.transpose(1, 2).chunk(2, 1)
+    return Evaluation(gross, advices)
+
+
+def _zeros(model: AdviceModel, costs: Tensor, *thetas: Tensor) -> Tensor:
+    n = max(model.instances, len(costs), *(len(theta) for theta in thetas), 1)
+    return model.reward.new_zeros((n, model.states, costs.shape[1]))
+
+
+def _width(model: AdviceModel, policy: Tensor) -> int:
+    if len(policy) not in (1, model.instances) and model.instances != 1:
+        raise UserError(f"policies of {len(policy)} instances, the model has {model.instances}")
+    return max(model.instances, len(policy))
+
+
+def _stages(horizon: int) -> int:
+    if horizon < 1:
+        raise UserError(f"horizon is {horizon}, has to be from 1 on")
+    return horizon
+
+
+def _costs(model: AdviceModel, cost: ArrayLike | Tensor) -> Tensor:
+    """(N or 1, C)."""
+    given = torch.as_tensor(cost, dtype=model.reward.dtype, device=model.reward.device)
+    given = given.reshape((1,) * (2 - given.dim()) + given.shape)
+    if given.dim() != 2 or (len(given) not in (1, model.instances) and model.instances != 1):
+        shape = tuple(given.shape)
+        raise UserError(f"cost has shape {shape}, needs (C,) or ({model.instances}, C)")
+    if not bool((given >= 0).all()):
+        raise UserError(f"an advice costs {float(given.min()):.6g}, has to be from 0 on")
+    return given
