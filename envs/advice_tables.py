@@ -31,8 +31,8 @@ FLAPPY_MAP = (
 )
 """Row 0 is the top; # pipe, * star, B start."""
 FLAPPY_HORIZON = 19
-MOVES = (-1, -2, 1)
-"""Rows moved by the actions up, upup, down."""
+MOVES = (1, -1, -2)
+"""Rows moved by the actions down, up, upup."""
 GRID = np.array([list(row) for row in FLAPPY_MAP])
 ROWS, COLUMNS = GRID.shape
 CRASH = ROWS * COLUMNS
@@ -41,7 +41,7 @@ CLIFF_HORIZON = 100
 
 
 def flappy(human: Human, *, slip: float = 0.0, adherence: ArrayLike | None = None) -> AdviceModel:
-    """The flight, of S = 141 states and X = 3 actions (up, upup, down), for ``FLAPPY_HORIZON``.
+    """The flight, of S = 141 states and X = 3 actions (down, up, upup), for ``FLAPPY_HORIZON``.
 
     Each step is one column to the right. State 7 x + y is column x, row y; the last is the crash,
     which absorbs and pays nothing, and follows the last column. A star pays 1 when entered.
@@ -102,7 +102,7 @@ def _rule(x: int, y: int, target: str) -> Floats:
         if target in GRID[:, column]:
             break
     else:
-        return np.array([0.5, 0.0, 0.5])
+        return np.array([0.5, 0.5, 0.0])
     wanted = GRID[:, column] == "*" if target == "*" else GRID[:, column] != "#"
     rows = np.flatnonzero(wanted)
     scores = np.empty(3)
@@ -110,8 +110,9 @@ def _rule(x: int, y: int, target: str) -> Floats:
         miss = np.abs(rows - min(max(y + move, 0), ROWS - 1))
         late = np.maximum(miss - 2 * (column - x - 1), 0)
         scores[action] = (10 * late + miss).min()
-    best: Floats = (scores == scores.min()).astype(np.float64)
-    return best / best.sum()
+    best = scores == scores.min()
+    shares: Floats = best / best.sum()
+    return shares
 
 
 def cliff_panic(adherence: ArrayLike, panic: float = 0.6) -> AdviceModel:

@@ -75,7 +75,7 @@ class AdviceModel:
             wrong = ((table.sum(-1) - 1).abs() > ROUND_OFF[table.dtype]) | (table < 0).any(-1)
             if bool(wrong.any()):
                 raise UserError(
-                    f"{name} at {_first(wrong)} sums to {float(table.sum(-1)[wrong][0]):.6g} or has"
+                    f"{name} at {_first(wrong)} sums to {float(table.sum(-1)[wrong][0]):.10g} or has"
                     " negative entries; probabilities are from 0 on and sum to 1"
                 )
         wrong = (self.adherence > 1 + 1e-12) | (to_exclusive(self.adherence, self.human) < -1e-12)
@@ -84,8 +84,8 @@ class AdviceModel:
         if bool(wrong.any()):
             value = float(self.adherence.expand(wrong.shape)[wrong][0])
             raise UserError(
-                f"adherence of {value:.6g} (mixture form) at {_first(wrong)}, has to be from 0 to 1;"
-                " below 0 advice repels, which needs contrarian=True"
+                f"adherence of {value:.6g} (mixture form) at {_first(wrong)}, has to be from 0 to"
+                " 1; below 0 advice repels, which needs contrarian=True"
             )
 
     def _check_tensors(self) -> None:
@@ -103,15 +103,14 @@ class AdviceModel:
             raise UserError(f"probability is {dtype}, has to be torch.float64 or torch.float32")
         for name in ("probability", "reward", "human", "adherence", "initial"):
             table = getattr(self, name)
-            axes = shape[1:2] if name == "initial" else shape[1:3]
+            axes = tuple(shape[1:2] if name == "initial" else shape[1:3])
             if name != "probability" and (
                 table.dim() != len(axes) + 1
                 or table.shape[1:] != axes
                 or table.shape[0] not in (1, self.instances)
             ):
-                given = tuple(table.shape)
                 raise UserError(
-                    f"{name} has shape {given}, needs ({self.instances} or 1, "
+                    f"{name} has shape {tuple(table.shape)}, needs ({self.instances} or 1, "
                     f"{', '.join(map(str, axes))})"
                 )
             if table.dtype != dtype:
@@ -139,7 +138,7 @@ class AdviceModel:
             kernel: (S, X, S) p(s' | s, a).
             reward: (S, X).
             human: (S, X) pi^H(a | s).
-            adherence: (S, X), or a number for all.
+            adherence: (S, X), or what broadcasts to it, such as a number.
             initial: (S,) distribution of the first state, or an int, the state.
             form: what the adherence means: "mixture", the probability of following, beside which
                 the human may do the same unaided; or "exclusive", P(a = m | s, m).
@@ -156,8 +155,7 @@ class AdviceModel:
         states, actions = dense.shape[1:3]
         first = np.eye(states)[initial] if isinstance(initial, int) else initial
         pi, theta = _leading(human, 2), _leading(adherence, 2)
-        if theta.numel() == 1:
-            theta = theta.reshape(1, 1, 1).expand(1, states, actions).clone()
+        theta = _spread(theta, states, actions)
         if form == "exclusive":
             theta = to_mixture(theta, pi)
             theta = torch.where((theta < 0) & (theta > -1e-12), 0.0, theta)  # rounding
@@ -239,13 +237,14 @@ class AdviceModel:
         return joint @ dense, reward
 
     def with_adherence(self, adherence: ArrayLike | Tensor) -> AdviceModel:
-        """The same problem followed otherwise (mixture form): a number, (S, X), (N, S, X).
+        """The same problem, with advice followed otherwise (mixture form).
 
-        One number an instance, to follow a policy over adherence, is (N, 1, 1).
+        Args:
+            adherence: a number, (S, X) or (N, S, X), or what broadcasts to them: (N, 1, 1) is one
+                number an instance, to see advice change with adherence.
         """
         given = torch.as_tensor(adherence, dtype=self.human.dtype, device=self.human.device)
-        given = given.reshape((1,) * (3 - given.dim()) + given.shape)
-        return replace(self, adherence=given.expand(len(given), self.states, self.actions).clone())
+        return replace(self, adherence=_spread(given, self.states, self.actions))
 
     def to(self, device: torch.device | str, dtype: torch.dtype = torch.float64) -> AdviceModel:
         """On another device or in another precision."""
@@ -254,10 +253,20 @@ class AdviceModel:
         return replace(self, successor=self.successor.to(device), **parts)
 
 
-def _leading(given: ArrayLike, axes: int) -> Tensor:
+def _leading(given: ArrayLike | Tensor, axes: int) -> Tensor:
     """float64 with a leading instance axis."""
-    array = torch.from_numpy(np.array(given, np.float64))
+    array = given if isinstance(given, Tensor) else torch.from_numpy(np.array(given, np.float64))
+    array = array.to(torch.float64)
     return array[None] if array.dim() == axes else array
+
+
+def _spread(adherence: Tensor, states: int, actions: int) -> Tensor:
+    """(N or 1, S, X) of what broadcasts to it; anything else as it is, for the checks to name."""
+    wide = adherence.reshape((1,) * (3 - adherence.dim()) + adherence.shape)
+    try:
+        return wide.expand(len(wide), states, actions).clone()
+    except RuntimeError:
+        return adherence
 
 
 def _first(wrong: Tensor) -> str:

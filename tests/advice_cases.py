@@ -1,0 +1,74 @@
+"""Random problems of advice, and slow solutions of them."""
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import linprog
+from scipy.sparse import coo_array
+
+from rlsuite.advice import AdviceModel
+
+Floats = NDArray[np.float64]
+
+
+def random_model(seed: int, instances: int, states: int = 5, actions: int = 3) -> AdviceModel:
+    """Dirichlet kernels and humans, uniform rewards and adherence, starting in state 0."""
+    rng = np.random.default_rng(seed)
+    shape = (instances, states, actions)
+    return AdviceModel.from_arrays(
+        rng.dirichlet(np.full(states, 0.5), shape),
+        reward=rng.random(shape),
+        human=rng.dirichlet(np.ones(actions), shape[:2]),
+        adherence=rng.random(shape),
+        initial=0,
+    )
+
+
+def plan_by_loops(kernel: Floats, reward: Floats, horizon: int) -> tuple[Floats, NDArray[np.int64]]:
+    """(H + 1, S) values and (H, S) first best actions of an ordinary MDP, state by state."""
+    states, actions = reward.shape
+    value, policy = np.zeros((horizon + 1, states)), np.zeros((horizon, states), np.int64)
+    for h in reversed(range(horizon)):
+        for s in range(states):
+            q = [reward[s, a] + kernel[s, a] @ value[h + 1] for a in range(actions)]
+            policy[h, s] = int(np.argmax(q))
+            value[h, s] = max(q)
+    return value, policy
+
+
+def budget_by_lp(
+    kernel: Floats, reward: Floats, initial: Floats, horizon: int, budget: float
+) -> float:
+    """The linear program over occupancies x(h, s, m) of the induced MDP, whose last action defers.
+
+    Args:
+        kernel: (S, M, S).
+        reward: (S, M), the cost of advice not subtracted.
+        initial: (S,).
+    """
+    s, m = reward.shape
+    rows, columns, entries = [], [], []
+    x = np.arange(horizon * s * m).reshape(horizon, s, m)
+    for h in range(horizon):
+        for state in range(s):
+            rows += [h * s + state] * m
+            columns += x[h, state].tolist()
+            entries += [1.0] * m
+        if h + 1 < horizon:
+            i, j, k = np.nonzero(kernel)
+            rows += ((h + 1) * s + k).tolist()
+            columns += x[h, i, j].tolist()
+            entries += (-kernel[i, j, k]).tolist()
+    flow = coo_array((entries, (rows, columns)), shape=(horizon * s, x.size)).tocsr()
+    begins = np.zeros(horizon * s)
+    begins[:s] = initial
+    said = np.broadcast_to(np.arange(m) < m - 1, x.shape).reshape(1, -1).astype(np.float64)
+    found = linprog(
+        -np.broadcast_to(reward, x.shape).ravel(),
+        A_ub=said,
+        b_ub=[budget],
+        A_eq=flow,
+        b_eq=begins,
+        method="highs",
+    )
+    assert found.success, found.message
+    return float(-found.fun)
