@@ -74,9 +74,10 @@ class AdviceModel:
         for name, table in (*tables, ("initial", self.initial)):
             wrong = ((table.sum(-1) - 1).abs() > ROUND_OFF[table.dtype]) | (table < 0).any(-1)
             if bool(wrong.any()):
+                total = float(table.sum(-1)[wrong][0])
                 raise UserError(
-                    f"{name} at {_first(wrong)} sums to {float(table.sum(-1)[wrong][0]):.10g} or has"
-                    " negative entries; probabilities are from 0 on and sum to 1"
+                    f"{name} at {_first(wrong)} sums to {total:.10g} or has negative entries;"
+                    " probabilities are from 0 on and sum to 1"
                 )
         wrong = (self.adherence > 1 + 1e-12) | (to_exclusive(self.adherence, self.human) < -1e-12)
         if not self.contrarian:
@@ -98,27 +99,23 @@ class AdviceModel:
             raise UserError(f"successor is {given}, needs torch.int64 of {tuple(shape)}")
         if bool(((self.successor < 0) | (self.successor >= shape[1])).any()):
             raise UserError(f"a successor is not one of the states 0 to {shape[1] - 1}")
-        dtype = self.probability.dtype
-        if dtype not in ROUND_OFF:
-            raise UserError(f"probability is {dtype}, has to be torch.float64 or torch.float32")
-        for name in ("probability", "reward", "human", "adherence", "initial"):
-            table = getattr(self, name)
-            axes = tuple(shape[1:2] if name == "initial" else shape[1:3])
-            if name != "probability" and (
-                table.dim() != len(axes) + 1
-                or table.shape[1:] != axes
-                or table.shape[0] not in (1, self.instances)
-            ):
-                raise UserError(
-                    f"{name} has shape {tuple(table.shape)}, needs ({self.instances} or 1, "
-                    f"{', '.join(map(str, axes))})"
-                )
-            if table.dtype != dtype:
-                raise UserError(f"{name} is {table.dtype}, the probability {dtype}")
-            if not bool(torch.isfinite(table).all()):
-                raise UserError(f"{name} is not finite at {_first(~torch.isfinite(table))}")
-        if shape[0] not in (1, self.instances):
-            raise UserError(f"{shape[0]} kernels for {self.instances} instances")
+        if self.probability.dtype not in ROUND_OFF:
+            given = str(self.probability.dtype)
+            raise UserError(f"probability is {given}, has to be torch.float64 or torch.float32")
+        self._check_table("probability", shape[1:])
+        for name in ("reward", "human", "adherence"):
+            self._check_table(name, shape[1:3])
+        self._check_table("initial", shape[1:2])
+
+    def _check_table(self, name: str, axes: torch.Size) -> None:
+        table: Tensor = getattr(self, name)
+        if table.shape[1:] != axes or table.shape[0] not in (1, self.instances):
+            needed = f"({self.instances} or 1, {', '.join(map(str, axes))})"
+            raise UserError(f"{name} has shape {tuple(table.shape)}, needs {needed}")
+        if table.dtype != self.probability.dtype:
+            raise UserError(f"{name} is {table.dtype}, the probability {self.probability.dtype}")
+        if not bool(torch.isfinite(table).all()):
+            raise UserError(f"{name} is not finite at {_first(~torch.isfinite(table))}")
 
     @classmethod
     def from_arrays(

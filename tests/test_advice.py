@@ -107,7 +107,9 @@ def test_successors_outside_are_refused() -> None:
         AdviceModel(model.successor + 1, *rest)
     with pytest.raises(UserError, match=r"float32, the probability torch\.float64"):
         AdviceModel(model.successor, rest[0], rest[1].float(), *rest[2:])
-    with pytest.raises(UserError, match="2 kernels for 3 instances"):
+    with pytest.raises(
+        UserError, match=r"probability has shape \(2, 5, 3, 5\), needs \(3 or 1, 5, 3, 5\)"
+    ):
         AdviceModel(
             model.successor.repeat(2, 1, 1, 1),
             rest[0].repeat(2, 1, 1, 1),
