@@ -38,6 +38,14 @@ def test_the_robust_mdp_of_the_docs_is_solved(capsys: pytest.CaptureFixture[str]
     assert listed == list(drpg.METRICS.items())
 
 
+def test_the_advice_of_the_docs_is_planned(capsys: pytest.CaptureFixture[str]) -> None:
+    text = (ROOT / "docs" / "adherence.md").read_text()
+    (program,) = re.findall(r"<!-- own-advice -->\n```python\n(.*?)```", text, re.DOTALL)
+    exec(compile(program, "adherence.md", "exec"), {})
+    found = re.findall(r"tensor\(\[\[([\d.]+)\]", capsys.readouterr().out)
+    assert found == ["0.5000", "0.3400", "0.5000", "0.5000"]
+
+
 def test_metrics_are_documented() -> None:
     text = (ROOT / "docs" / "metrics.md").read_text()
     listed = re.findall(r"^\| `(.+?)` \| (.+) \|$", text, re.MULTILINE)
