@@ -261,10 +261,11 @@ def _backward(model: AdviceModel, thetas: list[Tensor], horizon: int, costs: Ten
 
 def _execute(model: AdviceModel, v: Tensor, discount: float) -> Tensor:
     """(N, S, X, C) u(s, a), the value of executing a."""
-    following = model.expect(v)
+    u = model.expect(v)
     if discount != 1:
-        following = following * discount
-    return following + model.reward[..., None]
+        u *= discount
+    u += model.reward[..., None]
+    return u
 
 
 def _unaided(model: AdviceModel, u: Tensor) -> Tensor:
@@ -275,12 +276,13 @@ def _unaided(model: AdviceModel, u: Tensor) -> Tensor:
 def _advise(
     model: AdviceModel, thetas: list[Tensor], u: Tensor, costs: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """(N, S, C) value and advice of the Bellman operator."""
+    """(N, S, C) value and advice of the Bellman operator; overwrites u."""
     alone = _unaided(model, u)
-    advantage = u - alone[:, :, None]
-    gain = advantage * thetas[0][..., None]
-    for theta in thetas[1:]:
-        gain = torch.minimum(gain, advantage * theta[..., None])
+    advantage = u.sub_(alone[:, :, None])  # in place: memory of this size is slow to come by
+    lower = [advantage * theta[..., None] for theta in thetas[1:]]
+    gain = advantage.mul_(thetas[0][..., None])
+    for other in lower:
+        gain = torch.minimum(gain, other)
     best, advice = gain.max(2)
     net = best - costs[:, None]
     said = net > TIE[u.dtype]

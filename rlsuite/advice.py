@@ -95,13 +95,13 @@ class AdviceModel:
             raise UserError(f"probability has shape {given}, needs (N, S, X, B)")
         shape = self.probability.shape
         if self.successor.shape != shape or self.successor.dtype != torch.int64:
-            given = f"{self.successor.dtype} of shape {tuple(self.successor.shape)}"
-            raise UserError(f"successor is {given}, needs torch.int64 of {tuple(shape)}")
+            kind = f"{self.successor.dtype} of shape {tuple(self.successor.shape)}"
+            raise UserError(f"successor is {kind}, needs torch.int64 of {tuple(shape)}")
         if bool(((self.successor < 0) | (self.successor >= shape[1])).any()):
             raise UserError(f"a successor is not one of the states 0 to {shape[1] - 1}")
         if self.probability.dtype not in ROUND_OFF:
-            given = str(self.probability.dtype)
-            raise UserError(f"probability is {given}, has to be torch.float64 or torch.float32")
+            kind = str(self.probability.dtype)
+            raise UserError(f"probability is {kind}, has to be torch.float64 or torch.float32")
         self._check_table("probability", shape[1:])
         for name in ("reward", "human", "adherence"):
             self._check_table(name, shape[1:3])
