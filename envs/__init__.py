@@ -8,6 +8,7 @@ from rlsuite.envs.gym_env import is_resumable, make_env
 from rlsuite.envs.mamujoco import MultiAgentMujoco
 from rlsuite.envs.mpe import ParticleParallelEnv, ParticleVectorEnv, parallel_env
 from rlsuite.envs.normalize import NormalizedVectorEnv, ObsNorm, RewardNorm
+from rlsuite.envs.perturb import Perturbed, Physics
 from rlsuite.envs.skirmish import Skirmish
 from rlsuite.envs.team import TeamEnv
 from rlsuite.envs.team_checks import check_parallel_env
@@ -22,6 +23,8 @@ __all__ = [
     "ObsNorm",
     "ParticleParallelEnv",
     "ParticleVectorEnv",
+    "Perturbed",
+    "Physics",
     "RewardNorm",
     "SerialVectorEnv",
     "Skirmish",

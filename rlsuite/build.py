@@ -8,7 +8,7 @@ import json
 import platform
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from rlsuite.envs import (
     NormalizedVectorEnv,
     ObsNorm,
     ParticleVectorEnv,
+    Perturbed,
     RewardNorm,
     SerialVectorEnv,
     VmasVectorEnv,
@@ -140,12 +141,23 @@ def build_replay(experiment: Experiment, spec: Spec) -> Replay:
     )
 
 
-def build_evaluation(experiment: Experiment, envs: VectorEnv | None) -> VectorEnv:
-    """One environment an evaluation episode; with the training environments' normalisation."""
-    episodes = experiment.run.evaluation_episodes
-    made = _build_native(experiment.env, episodes, training=False)
+def build_evaluation(
+    experiment: Experiment, envs: VectorEnv | None, values: Mapping[str, float] | None = None
+) -> VectorEnv:
+    """One environment an evaluation episode; with the training environments' normalisation.
+
+    ``values``: parameters of ``Perturbed``. Raises UserError for one that there is not.
+    """
+    config, episodes = experiment.env, experiment.run.evaluation_episodes
+    made = _build_native(config, episodes, training=False)
+    if values and made is not None:
+        made.close()
+        raise UserError(
+            f"{config.id} cannot be perturbed: environments that come one by one can, of one agent"
+        )
     if made is None:
-        made = SerialVectorEnv(env_maker(experiment.env), episodes)
+        make = env_maker(config)
+        made = SerialVectorEnv(lambda: Perturbed(make(), values) if values else make(), episodes)
     return envs.frozen(made) if isinstance(envs, NormalizedVectorEnv) else made
 
 
@@ -281,19 +293,33 @@ def evaluate_run(
 
     By default with the episodes and seeds of the run's own evaluations.
     """
-    experiment = read_experiment(folder)
+    return run_evaluator(folder, episodes=episodes, seed=seed)({})
+
+
+def run_evaluator(
+    folder: Path, *, episodes: int | None = None, seed: int | None = None
+) -> Callable[[Mapping[str, float]], Evaluation]:
+    """``evaluate_run`` in environments perturbed by the values that the result is called with.
+
+    Calls do not depend on one another, and all have the same seeds.
+    """
+    saved = read_experiment(folder)
     state = load_state(folder)
-    agent, transitions = _load_agent(experiment, state), state["run"]["transitions"]
-    run = replace(
-        experiment.run, evaluation_episodes=episodes or experiment.run.evaluation_episodes
-    )
-    envs = build_evaluation(replace(experiment, run=run), None)
+    run = replace(saved.run, evaluation_episodes=episodes or saved.run.evaluation_episodes)
+    experiment = replace(saved, run=run)
     if seed is None:
-        seed = derive_seed(experiment.run.seed, "evaluation", bits=31)
-    try:
-        return evaluate(agent, envs, seed=seed, transitions=transitions)
-    finally:
-        envs.close()
+        seed = derive_seed(run.seed, "evaluation", bits=31)
+
+    def run_evaluation(values: Mapping[str, float]) -> Evaluation:
+        # Loaded anew: some agents draw random numbers also where they do not explore.
+        agent = _load_agent(experiment, state)
+        envs = build_evaluation(experiment, None, values)
+        try:
+            return evaluate(agent, envs, seed=seed, transitions=state["run"]["transitions"])
+        finally:
+            envs.close()
+
+    return run_evaluation
 
 
 def _write_record(experiment: Experiment, folder: Path) -> None:

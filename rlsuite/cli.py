@@ -21,6 +21,17 @@ EXIT_STOPPED = 75
 """``EX_TEMPFAIL``: the run has saved itself, and resuming it goes on."""
 
 
+PERTURB = """\
+perturb: such as --perturb mass=0.5:1.5:5 friction=0.5:1.5:5 (a heat map), pole_length=0.5,1,2 (a
+  curve) or obs_noise=0.1 (one value); results also go to RUN/robustness-NAMES.{json,csv,png}
+  scales, 1 as trained: MuJoCo mass, friction, gravity, damping, strength; CartPole gravity,
+  cart_mass, pole_mass, pole_length, force; Pendulum gravity, mass, length; Acrobot mass, length;
+  MountainCar gravity, force
+  any environment of one agent, 0 as trained: action_delay in steps; action_noise as a share of
+  half the actions' range, or as the probability of a random action; obs_noise in the units of
+  the observations"""
+
+
 class Parser(argparse.ArgumentParser):
     """Says what is wrong in one line."""
 
@@ -103,6 +114,15 @@ def _parser() -> Parser:
     sub.add_argument("--episodes", type=_count, help="episodes (default: the run's own number)")
     sub.add_argument("--seed", type=int, help="of the environments (default: the run's own)")
     sub.add_argument("--json", action="store_true", help="print every episode as JSON")
+    sub.add_argument(
+        "--perturb",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="NAME=LOW:HIGH:COUNT",
+        help="evaluate in perturbed environments: a grid of up to two ranges is also drawn",
+    )
+    sub.epilog = PERTURB
 
     sub = command("enjoy", _enjoy, "Watch the policy of a run: a video file, or a window.")
     sub.add_argument("folder", metavar="RUN", type=Path, help="a run folder")
@@ -228,11 +248,47 @@ def _video(folder: Path, path: Path | None = None, seed: int = 0) -> Path:
 def _evaluate(options: argparse.Namespace) -> int:
     from rlsuite.build import evaluate_run
 
+    if options.perturb:
+        return _perturb(options)
     result = evaluate_run(options.folder, episodes=options.episodes, seed=options.seed)
     if options.json:
         print(json.dumps(result.to_json()))
     else:
         print(f"after {result.transitions:,} transitions\n{result.table()}")
+    return 0
+
+
+def _perturb(options: argparse.Namespace) -> int:
+    from rlsuite.robustness import (
+        evaluate_robustness,
+        parse_ranges,
+        plot_robustness,
+        write_robustness,
+    )
+
+    def say(text: str) -> None:
+        print(text, file=sys.stderr)
+
+    result = evaluate_robustness(
+        options.folder,
+        parse_ranges(options.perturb),
+        episodes=options.episodes,
+        seed=options.seed,
+        say=say,
+    )
+    files = write_robustness(result, options.folder)
+    try:
+        files.append(plot_robustness(result, files[0].with_suffix(".png")))
+    except UserError as error:
+        print(f"warning: no picture: {error}", file=sys.stderr)
+    if options.json:
+        print(json.dumps(result.to_json()))
+        return 0
+    episodes = len(result.nominal.returns)
+    print(f"\nafter {result.nominal.transitions:,} transitions, {episodes} episodes a point")
+    print(result.table())
+    for path in files:
+        print(f"  {path}")
     return 0
 
 

@@ -94,6 +94,22 @@ def optimality_gap(scores: ArrayLike, gamma: float = 1.0) -> Array:
     return np.asarray(gamma - np.minimum(_checked(scores), gamma).mean(axis=(-2, -1)))
 
 
+def cvar(scores: ArrayLike, level: float = 0.1) -> Array:
+    """Conditional value at risk: the mean of the lowest share ``level`` of all scores, pooled.
+
+    The expected shortfall of their empirical distribution (Rockafellar and Uryasev 2002): where the
+    share ends within a score, the score counts by the part that is in it. Level 1 is the mean; one
+    score's share or less gives the lowest. Raises ValueError for a level outside (0, 1].
+    """
+    if not 0 < level <= 1:
+        raise ValueError(f"level is in (0, 1]: {level}")
+    checked = _checked(scores)
+    pooled = np.sort(checked.reshape(*checked.shape[:-2], -1), axis=-1)
+    share = level * pooled.shape[-1]
+    weight = np.clip(share - np.arange(pooled.shape[-1]), 0.0, 1.0)
+    return np.asarray((pooled * weight).sum(axis=-1) / share)
+
+
 def stratified_bootstrap(
     scores: ArrayLike,
     statistic: Statistic,
@@ -124,6 +140,29 @@ def stratified_bootstrap(
 
     low, high = _bootstrap(evaluate, [sample], level, resamples, seed)
     return Interval(float(evaluate(sample[None])[0]), float(low), float(high))
+
+
+def paired_bootstrap(
+    scores: ArrayLike,
+    statistic: Statistic,
+    *,
+    level: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> Interval:
+    """``stratified_bootstrap`` of runs drawn whole, with their scores of all tasks.
+
+    For (runs, tasks) scores whose rows share their random numbers, as episodes that begin from one
+    seed under several conditions.
+    """
+    sample = _matrix(scores)
+    rows = np.arange(len(sample), dtype=np.float64)[:, None]
+
+    def evaluate(batch: Array) -> Array:
+        return np.asarray(statistic(sample[batch[..., 0].astype(np.int64)]))
+
+    low, high = _bootstrap(evaluate, [rows], level, resamples, seed)
+    return Interval(float(evaluate(rows[None])[0]), float(low), float(high))
 
 
 def performance_profile(

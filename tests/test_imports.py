@@ -50,6 +50,7 @@ LAYERS: list[list[str]] = [
         "envs.team_checks",
         "envs.tuple_env",
         "envs.gym_env",
+        "envs.perturb",
         "envs.skirmish",
         "envs.mamujoco",
         "envs.vector",
@@ -93,6 +94,7 @@ LAYERS: list[list[str]] = [
     [
         "video",
         "plot",
+        "robustness",
         "sb3",
         "sb3_replay",
         "torchrl_replay",

@@ -13,11 +13,13 @@ from numpy.typing import NDArray
 from rlsuite import stats
 from rlsuite.errors import UserError
 from rlsuite.stats import (
+    cvar,
     iqm,
     mean,
     median,
     normalize,
     optimality_gap,
+    paired_bootstrap,
     performance_profile,
     probability_of_improvement,
     references,
@@ -268,3 +270,37 @@ def test_normalize() -> None:
 def test_normalize_names_the_known_tasks() -> None:
     with pytest.raises(UserError, match="'Pong-v5': known are Ant-v5, HalfCheetah-v5"):
         normalize(1.0, "Pong-v5")
+
+
+def test_cvar_by_hand() -> None:
+    """Of 1 to 10: the lowest fifth is 1 and 2, the lowest quarter 1, 2 and half of 3."""
+    scores = np.arange(10, 0, -1.0)
+    for level, expected in {0.05: 1.0, 0.1: 1.0, 0.2: 1.5, 0.25: 1.8, 1.0: 5.5}.items():
+        assert cvar(scores, level) == pytest.approx(expected)
+    assert cvar(scores.reshape(5, 2), 0.25) == pytest.approx(1.8)
+    batch = np.stack([scores.reshape(5, 2), 3 + scores.reshape(5, 2)])
+    np.testing.assert_allclose(cvar(batch, 0.25), [1.8, 4.8])
+    for level in (0.0, 1.1):
+        with pytest.raises(ValueError, match="level"):
+            cvar(scores, level)
+
+
+@given(arrays(float, st.integers(1, 12), elements=st.floats(-50, 50)), st.floats(0.01, 1))
+def test_cvar_is_the_maximum_of_rockafellar_and_uryasev(scores: Array, level: float) -> None:
+    """max over c of c - E(c - X)+ / level, which has its maximum at a score."""
+    values = [c - np.maximum(c - scores, 0).mean() / level for c in scores]
+    assert cvar(scores, level) == pytest.approx(max(values), abs=1e-9)
+    assert scores.min() - 1e-9 <= cvar(scores, level) <= scores.mean() + 1e-9
+
+
+def test_the_paired_bootstrap_draws_rows_whole() -> None:
+    """What is the same in every row has no interval; a column alone has that of its own."""
+    rng = np.random.default_rng(0)
+    shared = rng.normal(size=(12, 1))
+    scores = shared + np.array([0.0, 5.0])
+    assert paired_bootstrap(scores, lambda x: (x[..., 1] - x[..., 0]).mean(-1)) == (5, 5, 5)
+    paired, alone = paired_bootstrap(scores, mean), stratified_bootstrap(shared, mean)
+    assert paired.point == pytest.approx(alone.point + 2.5)
+    assert paired.high - paired.low == pytest.approx(alone.high - alone.low, rel=0.05)
+    independent = stratified_bootstrap(scores, mean)
+    assert independent.high - independent.low < 0.8 * (paired.high - paired.low)

@@ -1,0 +1,279 @@
+"""Perturbed environments: the simulator computes with what was set, and nominal changes no bit."""
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import gymnasium as gym
+import mujoco
+import numpy as np
+import pytest
+from gymnasium.envs.classic_control import PendulumEnv
+from gymnasium.spaces import Box, Discrete, MultiDiscrete
+from toy_teams import make_mixed
+
+from rlsuite.envs import Perturbed, Physics, make_env
+from rlsuite.envs.gym_env import is_resumable
+from rlsuite.errors import UserError
+
+MODEL = """
+<mujoco>
+  <option gravity="0 0 {gravity}"/>
+  <default><geom density="{mass}" friction="{friction} .01 .001"/></default>
+  <worldbody>
+    <geom type="plane" size="5 5 1"/>
+    <body pos="0 0 1"><freejoint/><geom name="a" size=".2"/>
+      <body pos=".3 0 0"><joint name="j" axis="0 1 0" damping="{damping}"/>
+        <geom name="b" type="capsule" size=".05" fromto="0 0 0 .4 0 .1"/></body></body>
+    <body pos="2 0 1"><freejoint/><geom name="c" size=".1"/></body>
+  </worldbody>
+  <contact><pair geom1="a" geom2="c" friction="{friction} {friction} .01 .001 .001"/></contact>
+  <actuator><motor joint="j" gear="{strength}"/></actuator>
+</mujoco>"""
+NOMINAL = {"gravity": -9.81, "mass": 900.0, "friction": 0.8, "damping": 0.5, "strength": 3.0}
+
+
+class ModelEnv(gym.Env):
+    """Around a model that a test wrote."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+
+
+class Echo(gym.Env):
+    """Remembers what was done; observes the step."""
+
+    def __init__(self, action_space: gym.Space[Any], limit: int = 1000) -> None:
+        self.action_space = action_space
+        self.observation_space = Box(-np.inf, np.inf, (2,), np.float64)
+        self.taken: list[Any] = []
+        self.limit = limit
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        super().reset(seed=seed)
+        self.taken = []
+        return np.zeros(2), {}
+
+    def step(self, action: Any) -> Any:
+        self.taken.append(action)
+        return np.full(2, float(len(self.taken))), 0.0, False, len(self.taken) >= self.limit, {}
+
+
+def arrays(model: Any) -> dict[str, np.ndarray]:
+    found = {name: getattr(model, name) for name in dir(model) if not name.startswith("_")}
+    found |= {f"opt.{name}": getattr(model.opt, name) for name in dir(model.opt)}
+    return {name: array for name, array in found.items() if isinstance(array, np.ndarray)}
+
+
+@pytest.mark.parametrize("name", NOMINAL)
+def test_a_model_is_as_if_compiled_with_the_scaled_numbers(name: str) -> None:
+    """Every array of it, also those that MuJoCo derives from masses."""
+    model = mujoco.MjModel.from_xml_string(MODEL.format(**NOMINAL))
+    physics = Physics(ModelEnv(model))
+    assert set(physics.names) == set(NOMINAL)
+    physics.set({name: 1.7})
+    scaled = MODEL.format(**{**NOMINAL, name: 1.7 * NOMINAL[name]})
+    expected = arrays(mujoco.MjModel.from_xml_string(scaled))
+    for key, array in arrays(model).items():
+        np.testing.assert_allclose(array, expected[key], rtol=1e-9, atol=1e-12, err_msg=key)
+    if name == "mass":
+        assert not np.allclose(model.dof_invweight0, arrays(original())["dof_invweight0"])
+    physics.set({})
+    for key, array in arrays(model).items():
+        np.testing.assert_array_equal(array, arrays(original())[key], err_msg=key)
+
+
+def original() -> Any:
+    return mujoco.MjModel.from_xml_string(MODEL.format(**NOMINAL))
+
+
+def test_what_is_zero_anyway_is_no_parameter() -> None:
+    model = mujoco.MjModel.from_xml_string(MODEL.format(**{**NOMINAL, "damping": 0, "gravity": 0}))
+    assert Physics(ModelEnv(model)).names == ["mass", "friction", "strength"]
+
+
+def trace(env: gym.Env[Any, Any], episodes: int = 2, steps: int = 60) -> list[Any]:
+    """Observations and rewards; an episode that ended goes on after a reset."""
+    env.action_space.seed(3)
+    seen = []
+    for seed in range(episodes):
+        seen.append(env.reset(seed=seed)[0])
+        for _ in range(steps):
+            observation, reward, terminated, truncated, _ = env.step(env.action_space.sample())
+            seen += [observation, np.asarray(reward)]
+            if terminated or truncated:
+                seen.append(env.reset(seed=seed + 10)[0])
+    return seen
+
+
+def is_equal(a: list[Any], b: list[Any]) -> bool:
+    return [np.asarray(x).tobytes() for x in a] == [np.asarray(x).tobytes() for x in b]
+
+
+IDS = {
+    "Hopper-v5": ("mass", "friction", "gravity", "damping", "strength"),
+    "CartPole-v1": ("gravity", "cart_mass", "pole_mass", "pole_length", "force"),
+    "Pendulum-v1": ("gravity", "mass", "length"),
+    "Acrobot-v1": ("mass", "length"),
+    "MountainCar-v0": ("gravity", "force"),
+    "MountainCarContinuous-v0": ("force",),
+}
+PARAMETERS = [(env, name) for env, names in IDS.items() for name in names]
+
+
+@pytest.mark.parametrize(("env_id", "name"), PARAMETERS)
+def test_each_parameter_changes_the_simulation_for_good(env_id: str, name: str) -> None:
+    """In the second episode too: resets do not undo it. And back to nominal is to the bit."""
+    plain, changed = trace(make_env(env_id)), trace(Perturbed(make_env(env_id), {name: 1.3}))
+    half = len(changed) // 2
+    assert is_equal(plain[:1], changed[:1]) and not is_equal(plain[:half], changed[:half])
+    # From a later first state the other episode differs as well.
+    assert not is_equal(plain[half:], changed[half:])
+    env = make_env(env_id)
+    physics = Physics(env)
+    physics.set({name: 1.3})
+    assert is_equal(trace(env), changed)
+    physics.set({})
+    assert is_equal(trace(env), plain)
+
+
+@pytest.mark.parametrize("env_id", IDS)
+def test_nominal_values_change_no_bit(env_id: str) -> None:
+    values = dict.fromkeys(IDS[env_id], 1.0)
+    values |= {"action_delay": 0.0, "action_noise": 0.0, "obs_noise": 0.0}
+    assert set(Physics(make_env(env_id)).names) == set(IDS[env_id])
+    assert is_equal(trace(Perturbed(make_env(env_id), values)), trace(make_env(env_id)))
+
+
+def test_cartpole_by_hand() -> None:
+    """The equations of Barto, Sutton and Anderson with the scaled numbers."""
+    scales = {"cart_mass": 2.0, "pole_mass": 3.0, "pole_length": 0.5, "force": 1.5, "gravity": 1.1}
+    env = Perturbed(make_env("CartPole-v1"), scales)
+    env.reset(seed=0)
+    x, v, angle, spin = env.unwrapped.state  # type: ignore[attr-defined]
+    cart, pole, half, force, gravity = 2.0, 0.3, 0.25, 15.0, 10.78
+    sine, cosine = math.sin(angle), math.cos(angle)
+    push = (force + pole * half * spin**2 * sine) / (cart + pole)
+    turn = (gravity * sine - cosine * push) / (half * (4 / 3 - pole * cosine**2 / (cart + pole)))
+    slide = push - pole * half * turn * cosine / (cart + pole)
+    new = [x + 0.02 * v, v + 0.02 * slide, angle + 0.02 * spin, spin + 0.02 * turn]
+    np.testing.assert_allclose(env.step(1)[0], new, rtol=1e-6)
+
+
+def test_actions_take_effect_late() -> None:
+    echo = Echo(Discrete(9))
+    env = Perturbed(echo, {"action_delay": 2})
+    for first in (0, 4):  # the second episode begins without the first one's actions
+        env.reset(seed=0)
+        for action in range(first, first + 5):
+            env.step(action)
+        assert echo.taken == [first, first, first, first + 1, first + 2]
+
+
+def test_a_late_action_is_not_one_that_the_environment_wrote_into() -> None:
+    class Writer(Echo):
+        def step(self, action: Any) -> Any:
+            result = super().step(action.copy())
+            action *= 2
+            return result
+
+    echo = Writer(Box(-1, 1, (1,)))
+    env = Perturbed(echo, {"action_delay": 1})
+    env.reset(seed=0)
+    for value in (0.25, 0.5, 0.75):
+        env.step(np.float32([value]))
+    np.testing.assert_array_equal(np.concatenate(echo.taken), np.float32([0.25, 0.25, 0.5]))
+
+
+def noise(values: dict[str, float], space: gym.Space[Any], steps: int = 4000, seed: int = 5) -> Any:
+    """Actions taken instead of zeros, and observations less the true ones."""
+    echo = Echo(space, steps)
+    env = Perturbed(echo, values)
+    observations = [env.reset(seed=seed)[0]]
+    still = 0 if isinstance(space, Discrete) else np.zeros(space.shape, space.dtype)
+    observations += [env.step(still)[0] for _ in range(steps)]
+    return np.array(echo.taken), np.array(observations) - np.arange(steps + 1)[:, None]
+
+
+def test_observations_are_noisy_by_the_seed_of_the_reset() -> None:
+    """One seed, one noise, whose size alone differs (common random numbers)."""
+    small, large = (noise({"obs_noise": size}, Discrete(2))[1] for size in (0.1, 0.2))
+    np.testing.assert_allclose(large, 2 * small, atol=1e-11)  # of a difference of thousands
+    assert small[0].any() and abs(small.std() - 0.1) < 5 * 0.1 / math.sqrt(2 * small.size)
+    assert abs(small.mean()) < 5 * 0.1 / math.sqrt(small.size)
+    assert not np.allclose(noise({"obs_noise": 0.1}, Discrete(2), seed=6)[1], small)
+
+
+def test_actions_are_noisy_within_their_box() -> None:
+    """Standard deviation as a share of half the range, whether or not observations are noisy."""
+    space = Box(np.float32([-1, -4]), np.float32([1, 4]))
+    taken, _ = noise({"action_noise": 0.1}, space)
+    assert taken.dtype == np.float32
+    error = 5 / math.sqrt(2 * len(taken))
+    np.testing.assert_allclose(taken.std(0), [0.1, 0.4], rtol=error)
+    np.testing.assert_array_equal(noise({"action_noise": 0.1, "obs_noise": 1}, space)[0], taken)
+    wild = noise({"action_noise": 2.0}, space)[0]
+    assert all(space.contains(action) for action in wild)
+    inside = abs(wild) < space.high
+    np.testing.assert_allclose(wild[inside], 20 * taken[inside], rtol=1e-5)
+
+
+def test_discrete_actions_slip() -> None:
+    """With the probability given to a uniform action; more slips contain the fewer."""
+    space = Discrete(4, start=-7)
+    few, many = (noise({"action_noise": p}, space)[0] for p in (0.2, 0.6))
+    slipped = few != 0  # 0 is not in the space: what was asked for
+    assert abs(slipped.mean() - 0.2) < 5 * math.sqrt(0.2 * 0.8 / len(few))
+    assert (many != 0)[slipped].all() and (many[slipped] == few[slipped]).all()
+    counts = np.array([(many == action).sum() for action in range(-7, -3)])
+    assert abs(counts - counts.mean()).max() < 5 * math.sqrt(counts.mean())
+
+
+def test_perturbed_environments_repeat_themselves() -> None:
+    values = {"mass": 1.5, "action_delay": 2, "action_noise": 0.1, "obs_noise": 0.01}
+    assert is_resumable(lambda: Perturbed(make_env("Hopper-v5"), values), seed=0)
+
+
+class Masked(Echo):
+    def __init__(self) -> None:
+        super().__init__(Discrete(2))
+        mask = gym.spaces.MultiBinary(2)
+        self.observation_space = gym.spaces.Dict(  # type: ignore[assignment]
+            {"observation": Box(0, 1, (1,)), "action_mask": mask}
+        )
+
+
+@pytest.mark.parametrize(
+    ("make", "values", "message"),
+    [
+        (
+            partial(make_env, "Hopper-v5"),
+            {"frction": 1.0},
+            "Hopper-v5 has no 'frction'; did you mean friction? it has mass, friction, gravity, "
+            "damping, strength, action_delay, action_noise, obs_noise",
+        ),
+        (
+            partial(make_env, "tests.toy_envs:CountingEnv"),
+            {"mass": 2.0},
+            "CountingEnv has no 'mass'; it has no physics that is known (MuJoCo and classic "
+            "control have), action_delay, action_noise, obs_noise",
+        ),
+        (PendulumEnv, {"mass": 0.0}, "mass=0 for PendulumEnv: a scale has to be above 0"),
+        (PendulumEnv, {"obs_noise": -0.1}, "obs_noise=-0.1 for PendulumEnv: it has to be at least"),
+        (PendulumEnv, {"action_delay": 1.5}, "action_delay=1.5 for PendulumEnv: it counts steps"),
+        (partial(Echo, Discrete(2)), {"action_noise": 1.1}, "it is a probability"),
+        (partial(Echo, MultiDiscrete([2])), {"action_noise": 0.1}, "Discrete or a bounded Box"),
+        (partial(Echo, Box(-np.inf, 1, (1,))), {"action_noise": 0.1}, "Discrete or a bounded Box"),
+        (Masked, {"action_delay": 1}, "its mask of actions would not fit"),
+        (Masked, {"action_noise": 0.5}, "its mask of actions would not fit"),
+        (Masked, {"obs_noise": 0.5}, "have to be a Box of floats"),
+        (make_mixed, {"obs_noise": 0.1}, "has several agents"),
+    ],
+)
+def test_mistakes(
+    make: Callable[[], gym.Env[Any, Any]], values: dict[str, float], message: str
+) -> None:
+    with pytest.raises(UserError) as raised:
+        Perturbed(make(), values)
+    assert message in str(raised.value)
