@@ -146,10 +146,10 @@ def _rows(values: list[Tensor]) -> Array:
 
 
 INNER = {
-    "cold": AscentConfig(warm=False, fill=False, max_solves=300),
-    "warm": AscentConfig(warm=True, fill=False, max_solves=300),
-    "fill": AscentConfig(warm=False, fill=True, max_solves=300),
-    "warm and fill": AscentConfig(max_solves=300),
+    "cold": AscentConfig(warm=False, fill=False, max_solves=100),
+    "warm": AscentConfig(warm=True, fill=False, max_solves=100),
+    "fill": AscentConfig(warm=False, fill=True, max_solves=100),
+    "warm and fill": AscentConfig(max_solves=100),
     "exact": None,
 }
 """Inner loops; None is nature's policy iteration."""
@@ -264,7 +264,7 @@ def inventories(seed: int, *, step: float, robust: bool) -> Inventory:
         solver.iterate()
         if t in SEEN and robust:
             costs.append(solver.cost)
-    wider = TiltAdversary(mdp, TiltConfig(starts=("ones", "centre")), seed=seed)
+    wider = TiltAdversary(mdp, TiltConfig(starts=("ones", "centre"), max_solves=2000), seed=seed)
     ends = torch.maximum(costs[-1], total_cost(mdp, wider.respond(last, nothing).evaluation.v))
     wide, tilt = mdp.repeat(KERNELS), mdp.ambiguity
     assert isinstance(tilt, TiltedKernel)
@@ -272,9 +272,7 @@ def inventories(seed: int, *, step: float, robust: bool) -> Inventory:
     kernel = tilt.repeat(KERNELS).kernel(xi, wide.successor)
     drawn = total_cost(wide, evaluate(wide, last.repeat_interleave(KERNELS, 0), kernel).v)
     nominal = total_cost(mdp, evaluate(mdp, last, mdp.nominal).v)
-    return Inventory(
-        _rows(costs), ends.numpy(), nominal.numpy(), drawn.view(-1, KERNELS).numpy()
-    )
+    return Inventory(_rows(costs), ends.numpy(), nominal.numpy(), drawn.view(-1, KERNELS).numpy())
 
 
 TOYS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -380,12 +378,15 @@ EXPERIMENTS: dict[str, Experiment] = {
             for step in INNER_STEPS
             for name, ascent in INNER.items()
         },
-        4,
+        3,
     ),
     **{
         name: Experiment(
-            {arm: partial(descend, garnets=kind, step=step) for arm, step in STEPS_PER_STATE.items()},
-            5,
+            {
+                arm: partial(descend, garnets=kind, step=step)
+                for arm, step in STEPS_PER_STATE.items()
+            },
+            2,
         )
         for name, kind in GARNETS_PER_STATE.items()
     },
@@ -415,10 +416,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         {f"radius {radius:g}": partial(shifted, radius=radius) for radius in (0.0, 0.4)}
     ),
     "speed": Experiment(
-        {
-            name: partial(speed, size=size, instances=count)
-            for name, (size, count) in SPEEDS.items()
-        }
+        {name: partial(speed, size=size, instances=count) for name, (size, count) in SPEEDS.items()}
     ),
 }
 

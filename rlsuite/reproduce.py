@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from tqdm import tqdm
 
-from rlsuite import er_rr, er_rr_report, hasac_claims, hasac_report
+from rlsuite import drpg_claims, drpg_report, er_rr, er_rr_report, hasac_claims, hasac_report
 from rlsuite.claims import Claim, Results, Task, markdown, table_csv
 from rlsuite.errors import UserError
 
@@ -41,6 +41,13 @@ PAPERS: dict[str, Paper] = {
         hasac_claims.run,
         hasac_report.claims,
         hasac_report.draw,
+    ),
+    "drpg": Paper(
+        drpg_claims.TITLE,
+        drpg_claims.tasks,
+        drpg_claims.run,
+        drpg_report.claims,
+        drpg_report.draw,
     ),
 }
 """By the name that the command line knows."""

@@ -103,6 +103,8 @@ LAYERS: list[list[str]] = [
         "er_rr_report",
         "hasac_claims",
         "hasac_report",
+        "drpg_claims",
+        "drpg_report",
         "reproduce",
         "cli",
         "__main__",
