@@ -230,6 +230,8 @@ def judge(seed: int, *, garnets: Garnets, robust: bool) -> Judged:
 INVENTORY_ITERATIONS, INVENTORY_STARTS = 100, 10
 SEEN = (0, 1, 2, 5, 10, 20, 50, 99)
 """Iterations of the inventory problem after which the policy is looked at."""
+WIDER_TILT = TiltConfig(starts=("ones", "centre"), max_solves=2000)
+"""Six ascents, by which the last policies are judged."""
 
 
 class Inventory(NamedTuple):
@@ -264,7 +266,7 @@ def inventories(seed: int, *, step: float, robust: bool) -> Inventory:
         solver.iterate()
         if t in SEEN and robust:
             costs.append(solver.cost)
-    wider = TiltAdversary(mdp, TiltConfig(starts=("ones", "centre"), max_solves=2000), seed=seed)
+    wider = TiltAdversary(mdp, WIDER_TILT, seed=seed)
     ends = torch.maximum(costs[-1], total_cost(mdp, wider.respond(last, nothing).evaluation.v))
     wide, tilt = mdp.repeat(KERNELS), mdp.ambiguity
     assert isinstance(tilt, TiltedKernel)

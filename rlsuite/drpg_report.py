@@ -267,7 +267,7 @@ def _inventory_means(results: Results) -> Iterator[Claim]:
             what = f"{arm}: worst case, random starts"
             yield Claim(name, what, f"{middle or ''}", source, *mean_error(last), gate)
             wider = mean_error(np.concatenate([one.ends[1:] for one in found]))
-            yield Claim(name, f"{arm}: the same, ascents from seven starts", "", "", *wider)
+            yield Claim(name, f"{arm}: the same, six ascents", "", "", *wider)
             there = mean_error(np.concatenate([one.nominal[1:] for one in found]))
             yield Claim(name, f"{arm}: nominal kernel", nominal, source, *there)
             drawn = mean_error(np.concatenate([one.random[1:].mean(1) for one in found]))
