@@ -67,7 +67,7 @@ class Garnets(NamedTuple):
     radius: tuple[float, float] | None = None
     """Range of the radii; None is the paper's."""
 
-    def draw(self, seed: int, instances: int = INSTANCES) -> tuple[RobustMDP, Tensor]:
+    def draw(self, seed: int, instances: int) -> tuple[RobustMDP, Tensor]:
         """Problems, and policies to start from."""
         mdp = garnet(
             *self.size,
@@ -111,7 +111,7 @@ class Descent(NamedTuple):
 
 def descend(seed: int, *, garnets: Garnets, step: StepSize | None = None) -> Descent:
     """DRPG against the exact adversary; without a step, that of the paper."""
-    mdp, policy = garnets.draw(seed)
+    mdp, policy = garnets.draw(seed, INSTANCES)
     adversary = ExactAdversary(mdp)
     config = published(mdp.states) if step is None else DRPGConfig(step=step)
     solver = DRPG(mdp, config, adversary=adversary, policy=policy)
@@ -129,7 +129,7 @@ def descend(seed: int, *, garnets: Garnets, step: StepSize | None = None) -> Des
 
 def sweep(seed: int, *, garnets: Garnets) -> Descent:
     """Robust value iteration from the nominal values of the first policy."""
-    mdp, policy = garnets.draw(seed)
+    mdp, policy = garnets.draw(seed, INSTANCES)
     solver = RobustValueIteration(mdp, evaluate(mdp, policy, mdp.nominal).v)
     costs, certificates = [], []
     for _ in range(ITERATIONS):
@@ -206,7 +206,7 @@ def judge(seed: int, *, garnets: Garnets, robust: bool) -> Judged:
     Random kernels are at the edge of the set: each the worst of values of its own, drawn from a
     normal distribution for every (s, a, s').
     """
-    mdp, policy = garnets.draw(seed)
+    mdp, policy = garnets.draw(seed, INSTANCES)
     solver = DRPG(mdp, policy=policy) if robust else nominal_policy_gradient(mdp)
     for _ in range(ITERATIONS):
         solver.iterate()

@@ -1,4 +1,4 @@
-"""What is measured of DRPG: figures by hand, gates that fail for another method, shared problems."""
+"""What is measured of DRPG: figures by hand, gates that can fail, shared problems."""
 
 from pathlib import Path
 from typing import Any
