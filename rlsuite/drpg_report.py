@@ -152,13 +152,14 @@ def _certificates(results: Results) -> Iterator[Claim]:
             yield Claim(name, what, "<= 0.95", THEORY, factor, gate=gate)
 
 
-INNER_GATES = {
-    "cold": Gate(low=1e-3),
-    "warm": Gate(high=1e-9),
-    "warm and fill": Gate(high=1e-9),
-    "exact": Gate(high=1e-9),
+INNER_GAPS = {
+    "cold": ">= 0.001",
+    "warm": "<= 1e-09",
+    "warm and fill": "<= 1e-09",
+    "exact": "<= 1e-09",
 }
-"""Greatest gap with steps of 1."""
+"""Greatest gap with steps of 1, of three instances from uniform policies. No gate but that of the
+documented failure: three are few, and these start elsewhere."""
 
 
 def _inner_loops(results: Results) -> Iterator[Claim]:
@@ -169,10 +170,11 @@ def _inner_loops(results: Results) -> Iterator[Claim]:
             found: Sequence[Chatter] = results.get((name, arm), [])
             if found:
                 gap = np.concatenate([one.gap for one in found])
-                gate = INNER_GATES.get(loop) if step == 1 else None
+                expected = INNER_GAPS.get(loop, "") if step == 1 else ""
+                gate = Gate(low=1e-3) if expected and loop == "cold" else None
                 what = f"{arm}: greatest relative gap of {len(gap)}"
-                source = EARLIER if gate else ""
-                yield Claim(name, what, str(gate or ""), source, float(gap.max()), gate=gate)
+                source = EARLIER if expected else ""
+                yield Claim(name, what, expected, source, float(gap.max()), gate=gate)
                 solves = mean_error([one.solves for one in found])
                 what, few = f"{arm}: linear systems an iteration", loop == "warm and fill"
                 gate = Gate(high=5) if few else None
@@ -257,7 +259,8 @@ INVENTORY_MEANS = {
 
 
 def _inventory_means(results: Results) -> Iterator[Claim]:
-    name, ends = "inventory", {}
+    name = "inventory"
+    ends: dict[str, Array] = {}
     for arm in ORACLE:
         found: Sequence[Inventory] = results.get((name, arm), [])
         if found:
