@@ -15,7 +15,15 @@ from typing import Any, NamedTuple
 import torch
 from tqdm import tqdm
 
-from rlsuite import drpg_claims, drpg_report, er_rr, er_rr_report, hasac_claims, hasac_report
+from rlsuite import (
+    drpg_claims,
+    drpg_plots,
+    drpg_report,
+    er_rr,
+    er_rr_report,
+    hasac_claims,
+    hasac_report,
+)
 from rlsuite.claims import Claim, Results, Task, markdown, table_csv
 from rlsuite.errors import UserError
 
@@ -47,7 +55,7 @@ PAPERS: dict[str, Paper] = {
         drpg_claims.tasks,
         drpg_claims.run,
         drpg_report.claims,
-        drpg_report.draw,
+        drpg_plots.draw,
     ),
 }
 """By the name that the command line knows."""

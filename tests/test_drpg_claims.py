@@ -43,7 +43,7 @@ def gated(results: Results, part: str) -> Claim:
 
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(drpg_claims, "ITERATIONS", 12)
+    monkeypatch.setattr(drpg_claims, "ITERATIONS", 40)
     monkeypatch.setattr(drpg_claims, "INSTANCES", 3)
 
 
@@ -51,7 +51,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_rows_of_a_descent_are_those_of_the_policies() -> None:
     mdp, policy = SMALL.draw(3, 3)
     found = descend(3, garnets=SMALL, step=StepSize(size=1e6))
-    assert found.cost.shape == found.certificate.shape == (12, 3)
+    assert found.cost.shape == found.certificate.shape == (40, 3)
     assert found.cost[0] == pytest.approx(robust_cost(mdp, policy).numpy(), rel=1e-12)
     gap = relative_gap(found)
     assert gap[0].min() > 0.1 and np.abs(gap[-1]).max() < 1e-9
@@ -64,7 +64,7 @@ def test_rows_of_a_descent_are_those_of_the_policies() -> None:
     nominal = total_cost(mdp, evaluate(mdp, policy, mdp.nominal).v).numpy()
     assert sweeps.cost[0] == pytest.approx(nominal, rel=1e-12)
     assert sweeps.optimum == pytest.approx(found.optimum, rel=1e-9)
-    assert (sweeps.certificate >= np.abs(sweeps.cost - sweeps.optimum)).all()
+    assert (sweeps.certificate >= np.abs(sweeps.cost - sweeps.optimum) - 1e-9).all()
 
 
 @pytest.mark.usefixtures("short")
@@ -78,35 +78,35 @@ def test_policies_under_kernels_of_the_set(garnets: Garnets) -> None:
         assert (one.random.std(1) > 0).all()
         assert (one.worst >= one.least[:, 0] - 1e-9).all()
         assert (one.nominal >= one.least[:, 1] - 1e-9).all()
-    assert plain.nominal == pytest.approx(plain.least[:, 1], rel=1e-3)
-    assert (robust.worst <= plain.worst + 1e-9).all()
-    assert (robust.worst < plain.worst).any()
+    # Both are optimal, or nearly so, for what they were made for.
+    assert plain.nominal == pytest.approx(plain.least[:, 1], rel=1e-9)
+    assert robust.worst == pytest.approx(plain.least[:, 0], rel=2e-2)
+    assert (robust.worst < plain.worst - 1e-3).any()
 
 
-def test_an_inner_loop_decides_whether_the_outer_one_converges(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(drpg_claims, "INNER_ITERATIONS", 30)
+def test_an_inner_loop_decides_whether_the_outer_one_converges() -> None:
     exact, cold = (
         chatter(0, ascent=drpg_claims.INNER[name], step=1.0) for name in ("exact", "cold")
     )
-    assert exact.gap.max() < 1e-6 < 1e-3 < cold.gap.max()
+    assert np.median(exact.gap) < 1e-9 < 1e-3 < np.median(cold.gap)
     assert exact.solves < 4 < cold.solves
 
 
 def test_inventory_curves(monkeypatch: pytest.MonkeyPatch) -> None:
-    few = TiltConfig(starts=("ones",), random=0, max_solves=20)
-    monkeypatch.setattr(drpg_claims, "PUBLISHED_TILT", few)
+    """O6 of the issue, and a random start."""
     monkeypatch.setattr(drpg_claims, "WIDER_TILT", TiltConfig(max_solves=20))
+    monkeypatch.setattr(drpg_claims, "INVENTORY_STARTS", 1)
     monkeypatch.setattr(drpg_claims, "INVENTORY_ITERATIONS", 3)
     monkeypatch.setattr(drpg_claims, "SEEN", (0, 2))
     robust, plain = (inventories(1, step=0.1, robust=which) for which in (True, False))
-    for one in (robust, plain):
-        assert one.cost.shape == (2, 11) and one.random.shape == (11, drpg_claims.KERNELS)
-        assert (one.ends >= one.cost[-1]).all()
-    assert robust.cost[0] == pytest.approx(plain.cost[0], rel=1e-12)  # the start is the same
-    assert (robust.cost[1] < plain.cost[1]).mean() > 0.5
+    assert robust.cost[:, 0] == pytest.approx([70.727, 50.097], abs=1e-2)
+    assert plain.cost[:, 0] == pytest.approx([70.727, 54.150], abs=1e-2)
+    assert robust.cost[0, 1] == pytest.approx(plain.cost[0, 1], rel=1e-12) != 70.727
     assert (plain.nominal < robust.nominal).all()
+    for one in (robust, plain):
+        assert (one.ends >= one.cost[-1]).all()
+        assert one.random.shape == (2, drpg_claims.KERNELS)
+        assert (one.random <= one.ends[:, None]).all() and (one.random.std(1) > 0).all()
 
 
 def test_frozen_lake() -> None:
@@ -158,12 +158,12 @@ def test_gates_of_bounds() -> None:
 
 @pytest.mark.parametrize(
     ("loop", "good", "bad"),
-    [("cold", 2e-3, 1e-4)],
+    [("cold", (2e-3, 0, 0), (1e-4, 1e-4, 0)), ("fill", (0, 0, 2e-4), (0, 2e-9, 2e-9))],
 )
-def test_gates_of_inner_loops(loop: str, good: float, bad: float) -> None:
-    for gap, passed in ((good, True), (bad, False)):
-        results = {("inner loop", f"{loop}, step 1"): [Chatter(np.array([gap, 0.0]), 3.0)]}
-        assert gated(results, "greatest relative gap of 2").passed is passed
+def test_gates_of_inner_loops(loop: str, good: tuple[float, ...], bad: tuple[float, ...]) -> None:
+    for gaps, passed in ((good, True), (bad, False)):
+        results = {("inner loop", f"{loop}, step 1"): [Chatter(np.array(gaps), 3.0)]}
+        assert gated(results, "of 3").passed is passed
     many = {("inner loop", "warm and fill, step 1"): [Chatter(np.zeros(1), 6.0)]}
     assert gated(many, "linear systems").passed is False
 
@@ -247,7 +247,6 @@ def fake(experiment: str) -> Any:
         "inner loop": Chatter(np.array([0.1]), 3.0),
         "toy text": Toy([0.1] * 4, 0.1, 0.1),
         "shifted lake": [0.1] * 6,
-        "speed": 3.0,
     }
     return known[experiment]
 

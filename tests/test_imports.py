@@ -105,6 +105,7 @@ LAYERS: list[list[str]] = [
         "hasac_report",
         "drpg_claims",
         "drpg_report",
+        "drpg_plots",
         "reproduce",
         "cli",
         "__main__",
