@@ -48,18 +48,25 @@ def draw(results: Results, folder: Path) -> list[Path]:
         ),
         "worth.png": [partial(_draw_worth, results, name) for name in judged],
     }
-    paths = []
-    for file, panels in pictures.items():
-        if panels:
-            figure = make_figure(3.6 * len(panels), 3.2)
-            for axes, panel in zip(np.ravel(figure.subplots(1, len(panels))), panels, strict=True):
-                panel(axes)
-                axes.tick_params(labelsize=8)
-                axes.spines[["top", "right"]].set_visible(False)
-                axes.grid(alpha=0.3, lw=0.5)
-                axes.legend(fontsize=7, frameon=False)
-            paths.append(write_figure(figure, folder / file))
-    return paths
+    return [_write(panels, folder / file) for file, panels in pictures.items() if panels]
+
+
+def _write(panels: Sequence[Callable[[Axes], None]], path: Path) -> Path:
+    """Panels in one or two rows, and one legend for all."""
+    rows = 2 if len(panels) > 3 else 1
+    columns = -(-len(panels) // rows)
+    figure = make_figure(3.8 * columns, 2.9 * rows + 0.6)
+    places = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes, panel in zip(places, panels, strict=False):
+        panel(axes)
+        axes.tick_params(labelsize=8)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(alpha=0.3, lw=0.5)
+    for empty in places[len(panels) :]:
+        empty.remove()
+    lines = places[0].get_legend_handles_labels()
+    figure.legend(*lines, loc="outside lower center", ncols=3, fontsize=8, frameon=False)
+    return write_figure(figure, path)
 
 
 def _label(axes: Axes, title: str, x: str, y: str) -> None:
@@ -120,16 +127,18 @@ def _draw_inventory(results: Results, axes: Axes) -> None:
 
 def _draw_kernels(results: Results, axes: Axes) -> None:
     _label(axes, "inventory, random kernels", "cost", "share of kernels")
-    for i, arm in enumerate(ORACLE):
-        found: Sequence[Inventory] = results.get(("inventory", arm), [])
-        if found:
-            costs = np.concatenate([one.random[1:].ravel() for one in found])
-            share = np.full(len(costs), 1 / len(costs))
-            axes.hist(costs, 40, weights=share, histtype="step", color=COLOURS[i], label=arm)
+    found: dict[str, Sequence[Inventory]] = {
+        arm: results[key] for arm in ORACLE if (key := ("inventory", arm)) in results
+    }
+    costs = [np.concatenate([one.random[1:].ravel() for one in found[arm]]) for arm in found]
+    bins = np.histogram_bin_edges(np.concatenate(costs), 40).tolist()
+    for i, (arm, drawn) in enumerate(zip(found, costs, strict=True)):
+        share = np.full(len(drawn), 1 / len(drawn))
+        axes.hist(drawn, bins, weights=share, histtype="step", color=COLOURS[i], label=arm)
 
 
 def _draw_worth(results: Results, name: str, axes: Axes) -> None:
-    """Costs of both policies over the least worst-case cost."""
+    """Costs of both policies over the least worst-case cost, and their standard errors."""
     _label(axes, name.removeprefix("worth "), "kernel", "cost / least worst-case cost")
     for i, arm in enumerate(("robust", "non-robust")):
         found = judged(results, name, arm)
@@ -140,7 +149,7 @@ def _draw_worth(results: Results, name: str, axes: Axes) -> None:
             found.worst / least,
         ]
         means, errors = np.mean(shares, 1), np.std(shares, 1) / np.sqrt(len(least))
-        x = np.arange(3) + (i - 0.5) * 0.4
-        axes.bar(x, means, 0.38, yerr=errors, color=COLOURS[i], label=arm)
+        x = np.arange(3) + (i - 0.5) * 0.2
+        axes.errorbar(x, means, errors, fmt="o", ms=4, color=COLOURS[i], label=arm)
     axes.set_xticks(range(3), ["nominal", "random", "worst"])
-    axes.set_ylim(0.5, 1.15)
+    axes.set_xlim(-0.5, 2.5)

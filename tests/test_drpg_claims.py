@@ -147,7 +147,7 @@ def test_gates_of_bounds() -> None:
     name = "garnet 10-6-3"
     paper, sweeps = descent(0.05, 1.0), descent(0.014, 1.0)
     results = {(name, drpg_claims.PAPER_STEP): [paper], (name, "value iteration"): [sweeps]}
-    off = gated(results, "|J - J of value iteration|")
+    off = gated(results, "distance to value iteration")
     assert off.value == pytest.approx(0.36) and off.passed
     assert gated(results, "least certificate").passed
     assert gated(results, "factor of a sweep").passed is False  # the change does not shrink
@@ -186,16 +186,19 @@ def test_worth_by_hand() -> None:
     }
     results[name, "robust"] *= 2
     claims = {claim.quantity: claim for claim in PAPER.claims(results)}
-    assert claims["worst kernel: non-robust policy costs more by, %"].value == pytest.approx(15)
+    assert claims["worst kernel: non-robust policy above the least, %"].value == pytest.approx(15)
     assert claims["the same, greatest of 4"].value == pytest.approx(20)
-    assert claims["nominal kernel: robust policy costs more by, %"].value == pytest.approx(5)
+    assert claims["nominal kernel: robust policy above the least, %"].value == pytest.approx(5)
     assert claims["ambiguity raises the least cost by, %"].value == pytest.approx(25)
+    left = claims["worst kernel: robust policy above the least, %, greatest"]
+    assert left.value == 0 and left.passed
     share = claims["random kernels under which the robust policy costs less, share"]
     assert share.value == 0.5
     over = claims["greatest cost of a random kernel less that of the worst"]
     assert over.value == -4 and over.passed
-    results[name, "robust"] = [judged(50, 42, 51)] * 2
+    results[name, "robust"] = [judged(50.01, 42, 51)] * 2
     assert gated(results, "less that of the worst").passed is False
+    assert gated(results, "robust policy above the least").passed is False
 
 
 def test_gates_of_the_inventory() -> None:
@@ -211,6 +214,13 @@ def test_gates_of_the_inventory() -> None:
     results["inventory", "robust, step 0.1"] = [Inventory(rows + 2, *rest)]
     failed = [claim for claim in PAPER.claims(results) if claim.passed is False]
     assert len(failed) == 8 + 1 + 1  # the uniform start, the mean, the saving
+
+
+def test_gates_of_the_lake() -> None:
+    for off, passed in ((5e-4, 6), (2e-3, 0)):
+        moved = [value + off for value in SHIFTS["radius 0"]]
+        claims = PAPER.claims({("shifted lake", "radius 0"): [moved]})
+        assert sum(claim.passed is True for claim in claims) == passed
 
 
 def test_gates_of_toy_text() -> None:
