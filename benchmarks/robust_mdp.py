@@ -35,12 +35,14 @@ from rlsuite.robust import RobustMDP
 COMMIT = ["git", "describe", "--always", "--dirty", "--abbrev=40"]
 # (instances, states, actions, branches, rectangular): milliseconds an outer iteration, if gated.
 OUTER: dict[tuple[int, int, int, int, str], float | None] = {
-    (1, 15, 8, 3, "sa"): None,
+    (1, 15, 8, 3, "sa"): 1.8,
     (50, 15, 8, 3, "sa"): 6.0,
     (50, 15, 8, 15, "s"): None,
-    (1, 100, 10, 10, "sa"): None,
-    (1, 300, 10, 10, "sa"): None,
+    (1, 100, 10, 10, "sa"): 4.05,
+    (50, 100, 10, 10, "sa"): 137.0,
+    (1, 300, 10, 10, "sa"): 15.0,
     (1, 1000, 10, 10, "sa"): 200.0,
+    (1, 1000, 10, 100, "sa"): 578.0,
 }
 LOOP_GATE, LP_GATE = 10.0, 50.0
 """Times as fast as a loop over states and actions, and as linear programs."""

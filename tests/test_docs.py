@@ -13,27 +13,33 @@ from rlsuite.logger import METRICS
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def own_loop() -> str:
-    readme = (ROOT / "README.md").read_text()
-    (program,) = re.findall(r"<!-- own-loop -->\n```python\n(.*?)```", readme, re.DOTALL)
-    return program
+def program(path: str, name: str) -> str:
+    text = (ROOT / path).read_text()
+    (found,) = re.findall(rf"<!-- {name} -->\n```python\n(.*?)```", text, re.DOTALL)
+    return found
 
 
 def test_the_readmes_own_loop_runs(capsys: pytest.CaptureFixture[str]) -> None:
-    program = own_loop()
-    assert len(program.splitlines()) <= 25
-    short = program.replace("10_000", "560").replace(">= 500", ">= 500 + 50")
-    assert short != program
+    whole = program("README.md", "own-loop")
+    assert len(whole.splitlines()) <= 25
+    short = whole.replace("10_000", "560").replace(">= 500", ">= 500 + 50")
+    assert short != whole
     exec(compile(short, "README.md", "exec"), {})
     assert "'loss/critic'" in capsys.readouterr().out
 
 
-def test_the_robust_mdp_of_the_docs_is_solved(capsys: pytest.CaptureFixture[str]) -> None:
-    text = (ROOT / "docs" / "drpg.md").read_text()
-    (program,) = re.findall(r"<!-- own-robust-mdp -->\n```python\n(.*?)```", text, re.DOTALL)
-    exec(compile(program, "drpg.md", "exec"), {})
+def test_own_robust_mdps_are_solved(capsys: pytest.CaptureFixture[str]) -> None:
+    exec(compile(program("docs/drpg.md", "own-robust-mdp"), "drpg.md", "exec"), {})
     reached, best = re.findall(r"tensor\(\[(-?[\d.]+)\]", capsys.readouterr().out)
     assert reached == best
+    short = program("README.md", "own-robust-mdp")
+    assert len(short.splitlines()) - short.count("import ") <= 10
+    exec(compile(short, "README.md", "exec"), {})
+    assert f"tensor([{best}]" in capsys.readouterr().out
+
+
+def test_robust_metrics_are_documented() -> None:
+    text = (ROOT / "docs" / "drpg.md").read_text()
     listed = re.findall(r"^\| `(\w+/\w+)` \| (.+) \|$", text, re.MULTILINE)
     assert listed == list(drpg.METRICS.items())
 

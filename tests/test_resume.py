@@ -234,14 +234,41 @@ hidden = [16]
 }
 
 
+# A solver has no config: its program is started again, and goes on.
+SOLVER = """
+import sys
+from pathlib import Path
+
+import torch
+
+from rlsuite.agents.adversaries import GradientAdversary
+from rlsuite.agents.drpg import DRPG, METRICS
+from rlsuite.envs.garnet import garnet
+from rlsuite.loops import SolvePlan, solve_loop
+from rlsuite.run import Run, RunConfig
+
+torch.set_num_threads(1)
+folder = Path(sys.argv[1])
+folder.mkdir(exist_ok=True)
+mdp = garnet(15, 8, 3, instances=10)
+config = RunConfig(log_every_transitions=7, checkpoint_every_transitions=20)
+with Run(folder, config, 401, METRICS, None, quiet=True) as run:
+    solve_loop(DRPG(mdp, adversary=GradientAdversary(mdp)), SolvePlan(total_iterations=401), run)
+"""
+
+
 def config_of(case: str) -> str:
     plan = ROLLOUT_PLAN if case.split("-")[0] in ON_POLICY else REPLAY_PLAN
     return CASES[case] + plan + RUN
 
 
 def rlsuite(*words: object) -> subprocess.Popen:
+    return python("-m", "rlsuite", *words, "--quiet")
+
+
+def python(*words: object) -> subprocess.Popen:
     return subprocess.Popen(
-        [sys.executable, "-m", "rlsuite", *map(str, words), "--quiet"],
+        [sys.executable, *map(str, words)],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
@@ -255,7 +282,7 @@ def finish(process: subprocess.Popen) -> None:
 
 
 def outcome(folder: Path) -> dict:
-    """Everything that must be equal: the last state, every metric, every evaluation."""
+    """Everything that must be equal: the last state, every metric, evaluations if there are any."""
     state = CheckpointStore(folder / "checkpoints").load()
     for name in ("seconds", "csv_bytes"):
         del state["run"][name]
@@ -264,7 +291,8 @@ def outcome(folder: Path) -> dict:
             {name: text for name, text in row.items() if not name.startswith("time/")}
             for row in csv.DictReader(file)
         ]
-    evaluations = json.loads((folder / "evaluation.json").read_text())
+    path = folder / "evaluation.json"
+    evaluations = json.loads(path.read_text()) if path.exists() else {}
     return {"state": state, "metrics": rows, "evaluations": evaluations}
 
 
@@ -354,6 +382,28 @@ def test_killed_and_resumed_ends_the_same(
         assert differences(expected, outcome(folder)) == []
     assert killed == wanted
     print(f"{case}: {killed} runs killed, all endings identical")
+
+
+def test_a_killed_solver_ends_the_same(tmp_path: Path, pytestconfig: pytest.Config) -> None:
+    whole = python("-c", SOLVER, tmp_path / "whole")
+    wait_for_training(whole, tmp_path / "whole", 0)
+    began = time.monotonic()
+    finish(whole)
+    seconds, expected = time.monotonic() - began, outcome(tmp_path / "whole")
+    assert len(expected["metrics"]) == 58  # 401 / 7, and the last
+    rng = random.Random(0)
+    killed, wanted = 0, pytestconfig.getoption("kills")
+    for number in range(3 * wanted):
+        if killed == wanted:
+            break
+        folder = tmp_path / str(number)
+        process = python("-c", SOLVER, folder)
+        wait_for_training(process, folder, 0)
+        time.sleep(rng.uniform(0, 0.8) * seconds)
+        killed += kill(process)
+        finish(python("-c", SOLVER, folder))
+        assert differences(expected, outcome(folder)) == []
+    assert killed == wanted
 
 
 def test_stopped_by_a_signal_and_resumed_ends_the_same(
