@@ -25,7 +25,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import torch
 from numpy.typing import ArrayLike
@@ -38,6 +38,9 @@ TIE = {torch.float64: 1e-12, torch.float32: 1e-6}
 """An advice that gains no more than this over deferring is not given."""
 
 BISECTIONS = 60
+
+Pick: TypeAlias = Callable[[Tensor, Tensor], Tensor]
+"""Which of two gains nature takes: the elementwise minimum or maximum."""
 
 
 class Plan(NamedTuple):
@@ -109,11 +112,24 @@ def plan_robust(
     Raises:
         UserError: as ``plan``, for ends that are no adherence, and for low above high.
     """
-    ends = [replace(model, adherence=end) for end in (low, high)]
-    if bool((low > high).any()):
-        raise UserError("the interval of adherence is empty somewhere: low is above high")
-    thetas = [end.adherence for end in ends]
-    return _backward(ends[0], thetas, _stages(horizon), _costs(model, cost))
+    thetas = _ends(model, low, high)
+    return _backward(model, thetas, _stages(horizon), _costs(model, cost))
+
+
+def plan_optimistic(
+    model: AdviceModel,
+    low: Tensor,
+    high: Tensor,
+    horizon: int,
+    cost: ArrayLike | Tensor = 0.0,
+) -> Plan:
+    """Advice for the best adherence between ``low`` and ``high``; its value bounds all others'.
+
+    Where no advice repels this is ``plan`` at ``high``, by monotonicity; else one of the two ends
+    is best. Arguments and errors as for ``plan_robust``.
+    """
+    thetas = _ends(model, low, high)[0 if model.contrarian else 1 :]
+    return _backward(model, thetas, _stages(horizon), _costs(model, cost), torch.maximum)
 
 
 def plan_discounted(
@@ -250,12 +266,25 @@ def _bisect(model: AdviceModel, horizon: int, budget: Tensor) -> BudgetPlan:
     return BudgetPlan(high, (first, second), weight, value, advices)
 
 
-def _backward(model: AdviceModel, thetas: list[Tensor], horizon: int, costs: Tensor) -> Plan:
-    """thetas: the ends of the adherence, of which nature takes the worse."""
+def _ends(model: AdviceModel, low: Tensor, high: Tensor) -> list[Tensor]:
+    ends = [replace(model, adherence=end).adherence for end in (low, high)]
+    if bool((low > high).any()):
+        raise UserError("the interval of adherence is empty somewhere: low is above high")
+    return ends
+
+
+def _backward(
+    model: AdviceModel,
+    thetas: list[Tensor],
+    horizon: int,
+    costs: Tensor,
+    nature: Pick = torch.minimum,
+) -> Plan:
+    """thetas: the ends of the adherence, of which nature takes one."""
     v = _zeros(model, costs, *thetas)
     policy = torch.empty((horizon, *v.shape), dtype=torch.int64, device=v.device)
     for h in reversed(range(horizon)):
-        v, policy[h] = _advise(model, thetas, _execute(model, v, 1.0), costs)
+        v, policy[h] = _advise(model, thetas, _execute(model, v, 1.0), costs, nature)
     return Plan(v.transpose(1, 2), policy.permute(1, 3, 0, 2))
 
 
@@ -274,15 +303,19 @@ def _unaided(model: AdviceModel, u: Tensor) -> Tensor:
 
 
 def _advise(
-    model: AdviceModel, thetas: list[Tensor], u: Tensor, costs: Tensor
+    model: AdviceModel,
+    thetas: list[Tensor],
+    u: Tensor,
+    costs: Tensor,
+    nature: Pick = torch.minimum,
 ) -> tuple[Tensor, Tensor]:
     """(N, S, C) value and advice of the Bellman operator; overwrites u."""
     alone = _unaided(model, u)
     advantage = u.sub_(alone[:, :, None])  # in place: memory of this size is slow to come by
-    lower = [advantage * theta[..., None] for theta in thetas[1:]]
+    others = [advantage * theta[..., None] for theta in thetas[1:]]
     gain = advantage.mul_(thetas[0][..., None])
-    for other in lower:
-        gain = torch.minimum(gain, other)
+    for other in others:
+        gain = nature(gain, other)
     best, advice = gain.max(2)
     net = best - costs[:, None]
     said = net > TIE[u.dtype]

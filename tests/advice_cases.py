@@ -1,11 +1,17 @@
 """Random problems of advice, and slow solutions of them."""
 
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linprog
 from scipy.sparse import coo_array
 
 from rlsuite.advice import AdviceModel
+from rlsuite.agents.advice_learning import AdviceLearning, AdviceTask, Advisor, Replanning
+from rlsuite.agents.ucb_ad import UCBAD
 
 Floats = NDArray[np.float64]
 
@@ -72,3 +78,20 @@ def budget_by_lp(
     )
     assert found.success, found.message
     return float(-found.fun)
+
+
+ADVISORS: dict[str, Callable[[AdviceTask], Advisor]] = {
+    "ucb_ad": UCBAD,
+}
+"""By name, with the settings that they have."""
+
+
+def study(
+    name: str, model: AdviceModel, *, only: int | None = None, **kwargs: Any
+) -> AdviceLearning:
+    """An advisor in a random model over 4 stages, of all its instances or of one."""
+    if only is not None:
+        parts = ("successor", "probability", "reward", "human", "adherence")
+        model = replace(model, **{part: getattr(model, part)[only : only + 1] for part in parts})
+    task = AdviceTask(model, 4, **kwargs)
+    return AdviceLearning(task, ADVISORS[name](task), replanning=Replanning(dense=4, every=3))
