@@ -4,7 +4,7 @@ Dynamic programming in the tables of ``rlsuite.advice.AdviceModel``, after Chen,
 (ICLR 2024, arXiv 2310.00817) and, discounted, Grand-Clement and Pauphilet (arXiv 2209.01874).
 Neither text was at hand in full. The papers': the model, the monotonicity of the optimal value in
 adherence, the budget as a constrained MDP. Ours, derived and tested: the form of the Bellman
-equation used here, the rule of when to advise, the solution of the budget by bisection.
+equation used here, the rule of when to advise, how the price of a budget is found.
 
 With V the value after the step and u(s, a) = r(s, a) + E[V(s') | s, a] that of *executing* a:
 
@@ -37,7 +37,8 @@ from rlsuite.errors import UserError
 TIE = {torch.float64: 1e-12, torch.float32: 1e-6}
 """An advice that gains no more than this over deferring is not given."""
 
-BISECTIONS = 60
+SECTIONS, ROUNDS = 8, 20
+"""A price is searched for by cutting its interval into so many parts, so many times."""
 
 Pick: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 """Which of two gains nature takes: the elementwise minimum or maximum."""
@@ -225,7 +226,7 @@ def where_it_differs(model: AdviceModel, policy: Tensor) -> Tensor:
 def plan_budget(model: AdviceModel, horizon: int, budget: ArrayLike | Tensor) -> BudgetPlan:
     """The greatest return with at most ``budget`` advices an episode, in expectation.
 
-    A constrained MDP, by its dual: the price of an advice is bisected until the optimal policies
+    A constrained MDP, by its dual: the price of an advice is narrowed until the optimal policies
     just below and just above it spend more and no more than the budget. Mixed per episode they
     spend exactly the budget (Altman 1999); with a price of 0 the second alone is optimal.
 
@@ -250,14 +251,40 @@ def _bisect(model: AdviceModel, horizon: int, budget: Tensor) -> BudgetPlan:
         reached = evaluate(model, policy)
         return policy, model.start(reached.gross), model.start(reached.advices)
 
-    low = budget.new_zeros((model.instances, len(budget)))
     # no advice is worth more than this
     worth = horizon * (model.reward.amax((1, 2)) - model.reward.amin((1, 2)))
+    return find_price(respond, worth.expand(model.instances), budget, SECTIONS, ROUNDS)
+
+
+def find_price(
+    respond: Callable[[Tensor], tuple[Tensor, Tensor, Tensor]],
+    worth: Tensor,
+    budget: Tensor,
+    sections: int,
+    rounds: int,
+) -> BudgetPlan:
+    """The dual of a constrained MDP: the price at which the budget is spent.
+
+    Args:
+        respond: to prices (N, D) or (N, D C) the optimal policies (., ., H, S), their returns and
+            their numbers of advices.
+        worth: (N,) a price at which nothing is bought.
+        budget: (D,).
+        sections: into how many parts the interval of the price is cut; C is one less, for each
+            budget.
+        rounds: how often.
+    """
+    low = budget.new_zeros((len(worth), len(budget)))
     high = torch.where(respond(low)[2] > budget, worth[:, None], low)
-    for _ in range(BISECTIONS):
-        price = (low + high) / 2
-        exceeds = respond(price)[2] > budget
-        low, high = torch.where(exceeds, price, low), torch.where(exceeds, high, price)
+    inner = torch.arange(1, sections, dtype=low.dtype, device=low.device) / sections
+    for _ in range(rounds):
+        between = low[..., None] + (high - low)[..., None] * inner
+        spent = respond(between.flatten(1))[2].view(between.shape)
+        edges = torch.cat([low[..., None], between, high[..., None]], 2)
+        exceeds = torch.nn.functional.pad(spent > budget[:, None], (0, 1))
+        # the first that keeps the budget, and the one before
+        first = exceeds.to(torch.int8).argmin(2, keepdim=True)
+        low, high = edges.gather(2, first)[..., 0], edges.gather(2, first + 1)[..., 0]
     first, gross, spent = respond(low)
     second, kept_gross, kept = respond(high)
     surplus = spent - kept

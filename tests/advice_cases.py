@@ -5,12 +5,23 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy.optimize import linprog
 from scipy.sparse import coo_array
 
 from rlsuite.advice import AdviceModel
-from rlsuite.agents.advice_learning import AdviceLearning, AdviceTask, Advisor, Replanning
+from rlsuite.agents.advice_learning import (
+    AdviceLearning,
+    AdviceTask,
+    Advisor,
+    Episodes,
+    Replanning,
+)
+from rlsuite.agents.agnostic_advice import AgnosticAdvice, EULERConfig
+from rlsuite.agents.fucb import FUCB
+from rlsuite.agents.rfe import RFE
+from rlsuite.agents.uc_cfh import UCCFH
 from rlsuite.agents.ucb_ad import UCBAD
 
 Floats = NDArray[np.float64]
@@ -80,8 +91,27 @@ def budget_by_lp(
     return float(-found.fun)
 
 
+def see(advisor: Advisor, *steps: tuple[int, int, int, float, int], times: int = 1) -> None:
+    """Show an advisor of one run steps (state, advice, action, reward, successor)."""
+    for _ in range(times):
+        for state, advice, action, reward, after in steps:
+            advisor.learn(
+                Episodes(
+                    torch.tensor([[state, after]]),
+                    torch.tensor([[advice]]),
+                    torch.tensor([[action]]),
+                    torch.tensor([[reward]], dtype=torch.float64),
+                )
+            )
+
+
 ADVISORS: dict[str, Callable[[AdviceTask], Advisor]] = {
     "ucb_ad": UCBAD,
+    "fucb": FUCB,
+    "ucbvi": AgnosticAdvice,
+    "euler": lambda task: AgnosticAdvice(task, EULERConfig()),
+    "rfe": RFE,
+    "uc_cfh": UCCFH,
 }
 """By name, with the settings that they have."""
 
@@ -93,5 +123,6 @@ def study(
     if only is not None:
         parts = ("successor", "probability", "reward", "human", "adherence")
         model = replace(model, **{part: getattr(model, part)[only : only + 1] for part in parts})
-    task = AdviceTask(model, 4, **kwargs)
+    budget = 1.5 if name == "uc_cfh" else None
+    task = AdviceTask(model, 4, budget=budget, **kwargs)
     return AdviceLearning(task, ADVISORS[name](task), replanning=Replanning(dense=4, every=3))

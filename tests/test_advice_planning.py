@@ -438,7 +438,7 @@ def test_planning_waits_for_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Plans, evaluations and budgets never read a value back."""
-    monkeypatch.setattr(advice_planning, "BISECTIONS", 1)
+    monkeypatch.setattr(advice_planning, "ROUNDS", 1)
     ones = {"device": fakegpu, "dtype": torch.float64}
     successor = torch.zeros((2, 4, 3, 2), dtype=torch.int64, device=fakegpu)
     table = torch.ones((2, 4, 3), **ones)  # type: ignore[call-overload]

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from advice_cases import random_model
+from advice_cases import random_model, see
 from test_advice import one_step
 from torch.testing import assert_close
 
 from rlsuite.agents.advice_estimates import INTERVALS
-from rlsuite.agents.advice_learning import AdviceLearning, AdviceTask, Episodes
+from rlsuite.agents.advice_learning import AdviceLearning, AdviceTask
 from rlsuite.agents.advice_planning import plan, plan_optimistic
 from rlsuite.agents.ucb_ad import UCBAD, UCBADConfig
 from rlsuite.envs.advice_tables import FLAPPY_HORIZON, flappy
@@ -59,14 +59,9 @@ def test_a_first_decision_and_one_after_an_episode_by_hand() -> None:
     assert decision.play.policies.flatten().tolist() == [1]
     assert decision.value.tolist() == pytest.approx([1.0])
     assert advisor.log == pytest.approx(math.log(2 * 1 * 2 * 10 * 1 / 0.1))
-    for action, times in ((1, 60), (0, 40)):
-        one = torch.ones((1, 1), dtype=torch.int64)
-        for _ in range(times):
-            advisor.learn(
-                Episodes(torch.zeros((1, 2), dtype=torch.int64), one, action * one, one.double())
-            )
-    defers = torch.full((1, 1), 2)
-    advisor.learn(Episodes(torch.zeros((1, 2), dtype=torch.int64), defers, one, one.double()))
+    see(advisor, (0, 1, 1, 1.0, 0), times=60)
+    see(advisor, (0, 1, 0, 0.0, 0), times=40)
+    see(advisor, (0, 2, 1, 1.0, 0))  # to defer tells nothing
     assert advisor.given.tolist() == [[[0, 100]]]
     assert advisor.matched.tolist() == [[[0, 60]]]
     expected = 0.6 + math.sqrt(advisor.log / 200)
