@@ -204,7 +204,7 @@ class Replanning:
 
     def due(self, episode: int) -> bool:
         """Whether to decide before this episode, counted from 0."""
-        return episode <= self.dense or (episode - self.dense) % self.every == 0
+        return episode < self.dense or (episode - self.dense) % self.every == 0
 
 
 class AdviceLearning:

@@ -16,6 +16,8 @@ import torch
 from tqdm import tqdm
 
 from rlsuite import (
+    adherence_claims,
+    adherence_report,
     drpg_claims,
     drpg_plots,
     drpg_report,
@@ -56,6 +58,13 @@ PAPERS: dict[str, Paper] = {
         drpg_claims.run,
         drpg_report.claims,
         drpg_plots.draw,
+    ),
+    "adherence": Paper(
+        adherence_claims.TITLE,
+        adherence_claims.tasks,
+        adherence_claims.run,
+        adherence_report.claims,
+        adherence_report.draw,
     ),
 }
 """By the name that the command line knows."""

@@ -125,4 +125,4 @@ def study(
         model = replace(model, **{part: getattr(model, part)[only : only + 1] for part in parts})
     budget = 1.5 if name == "uc_cfh" else None
     task = AdviceTask(model, 4, budget=budget, **kwargs)
-    return AdviceLearning(task, ADVISORS[name](task), replanning=Replanning(dense=4, every=3))
+    return AdviceLearning(task, ADVISORS[name](task), replanning=Replanning(dense=4, every=4))

@@ -113,6 +113,8 @@ LAYERS: list[list[str]] = [
         "drpg_claims",
         "drpg_report",
         "drpg_plots",
+        "adherence_claims",
+        "adherence_report",
         "reproduce",
         "cli",
         "__main__",

@@ -201,7 +201,7 @@ def test_papers_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     ("words", "said"),
     [
         (["er-r"], "no paper called er-r: did you mean er-rr?"),
-        (["xyzzy"], "no paper called xyzzy: there are: er-rr, hasac, drpg"),
+        (["xyzzy"], "no paper called xyzzy: there are: er-rr, hasac, drpg, adherence"),
         (["er-rr", "--processes", "0"], "0 is less than 1"),
         (["er-rr", "--seed", "x"], "invalid int value: 'x'"),
         (["er-rr", "--folder", __file__], "File exists"),
