@@ -3,6 +3,7 @@
 if __name__ == "envs":
     raise ImportError("import rlsuite.envs, not envs")
 
+from rlsuite.envs.advice_env import AdviceEnv, AdviceVectorEnv
 from rlsuite.envs.atari import AtariVectorEnv
 from rlsuite.envs.gym_env import is_resumable, make_env
 from rlsuite.envs.mamujoco import MultiAgentMujoco
@@ -17,6 +18,8 @@ from rlsuite.envs.vmas_env import VmasVectorEnv
 from rlsuite.envs.workers import WorkerError, WorkerVectorEnv
 
 __all__ = [
+    "AdviceEnv",
+    "AdviceVectorEnv",
     "AtariVectorEnv",
     "MultiAgentMujoco",
     "NormalizedVectorEnv",

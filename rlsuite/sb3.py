@@ -1,6 +1,6 @@
-"""Stable-Baselines3 models next to ours: evaluate one, or go on from its SAC's weights.
+"""Stable-Baselines3 models next to ours: evaluate or advise one, or go on from its SAC's weights.
 
-Both take a model that the caller has loaded (``stable_baselines3.SAC.load``). Its zip files hold
+All take a model that the caller has loaded (``stable_baselines3.SAC.load``). Its zip files hold
 pickles, and loading one runs whatever code is in it: load only files whose origin you trust.
 Nothing here reads such a file.
 """
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from rlsuite.agents.sac import SAC, SACConfig
+from rlsuite.envs.humans import Human
 from rlsuite.errors import UserError
 from rlsuite.nets import EnsembleMLP
 from rlsuite.parts import LearnedTemperature
@@ -44,12 +45,14 @@ class SB3Agent:
 
     def act(self, obs: Tree, *, explore: bool = True) -> tuple[Tensor, dict[str, Tensor]]:
         """(N, ...) actions in the environment's units; nothing to store beside them."""
-        array: Any = _to_numpy(obs)
-        normalize = self.model.get_vec_normalize_env()
-        if normalize is not None:
-            array = normalize.normalize_obs(array)
-        action, _ = self.model.predict(array, deterministic=not explore)
+        action, _ = self.model.predict(self.normalized(obs), deterministic=not explore)
         return torch.as_tensor(np.asarray(action)), {}
+
+    def normalized(self, obs: Tree) -> Any:
+        """(N, ...) NumPy observations as the model was trained on."""
+        array = _to_numpy(obs)
+        normalize = self.model.get_vec_normalize_env()
+        return array if normalize is None else normalize.normalize_obs(array)
 
     def update(self, batch: Batch) -> Update:
         """Raises UserError: the model is not trained here."""
@@ -61,6 +64,37 @@ class SB3Agent:
 
     def load_state_dict(self, state: State) -> None:
         """Nothing is kept."""
+
+
+class SB3Human(Human):
+    """A trained Stable-Baselines3 model with discrete actions as the human who gets advice.
+
+    Acts from softmax(scores / temperature): scores are a policy's logits (PPO, A2C) or DQN's action
+    values; 0 takes the best. ``EpsilonHuman`` around it makes it clumsy, ``SeesThrough`` shows it
+    other observations than the advisor's. Observations are normalised as for ``SB3Agent``.
+    """
+
+    def __init__(self, model: Any, temperature: float = 1.0) -> None:
+        """Raises UserError unless it is a loaded model of DQN, or has a policy over Discrete."""
+        self.agent, self.temperature = SB3Agent(model), temperature
+        if not isinstance(model.action_space, gym.spaces.Discrete) or temperature < 0:
+            raise UserError(
+                f"SB3Human needs Discrete actions and a temperature of 0 or more, not "
+                f"{model.action_space} and {temperature}"
+            )
+
+    @torch.no_grad()
+    def probs(self, obs: Tree) -> Tensor:
+        """(N, X) float64."""
+        model = self.agent.model
+        seen, _ = model.policy.obs_to_tensor(self.agent.normalized(obs))
+        is_dqn = hasattr(model, "q_net")
+        given = model if is_dqn else model.policy.get_distribution(seen).distribution
+        scores: Tensor = given.q_net(seen) if is_dqn else given.logits
+        scores = scores.cpu().to(torch.float64)
+        if self.temperature == 0:
+            return nn.functional.one_hot(scores.argmax(1), scores.shape[1]).to(torch.float64)
+        return (scores / self.temperature).softmax(1)
 
 
 def from_sb3(model: sb3.SAC, *, device: torch.device | str = "cpu", seed: int = 0) -> SAC:

@@ -66,6 +66,10 @@ LAYERS: list[list[str]] = [
         "envs.inventory",
         "envs.tabular",
         "envs.advice_tables",
+        "envs.humans",
+        "envs.adherence",
+        "envs.people",
+        "envs.advice_env",
         "envs",
     ],
     [

@@ -1,5 +1,6 @@
 """Stable-Baselines3 models beside ours: the same actions, the same returns, clear refusals."""
 
+import functools
 import inspect
 import sys
 from collections.abc import Callable
@@ -14,10 +15,11 @@ from torch import nn
 
 from rlsuite.agents.sac import SAC, SACConfig
 from rlsuite.config import load_experiment
-from rlsuite.envs import SerialVectorEnv
+from rlsuite.envs import AdviceVectorEnv, SerialVectorEnv
+from rlsuite.envs.humans import EpsilonHuman
 from rlsuite.errors import UserError
 from rlsuite.evaluate import evaluate
-from rlsuite.sb3 import SB3Agent, copy_sb3_sac, from_sb3
+from rlsuite.sb3 import SB3Agent, SB3Human, copy_sb3_sac, from_sb3
 
 sb3 = pytest.importorskip("stable_baselines3")
 
@@ -217,3 +219,30 @@ def test_preset_is_sb3s_own_defaults() -> None:
     )
     assert theirs["train_freq"] == theirs["gradient_steps"] == ours.plan.updates_per_transition
     assert ours.replay.sampler == "uniform" and theirs["n_steps"] == ours.replay.n_step
+
+
+@pytest.mark.parametrize("name", ["PPO", "A2C", "DQN"])
+def test_a_model_as_the_human_who_gets_advice(name: str) -> None:
+    """Its own probabilities; at temperature 0 what it predicts; and it is advised in CartPole."""
+    kwargs = {"buffer_size": 2} if name == "DQN" else {}
+    model = getattr(sb3, name)("MlpPolicy", "CartPole-v1", seed=1, device="cpu", **kwargs)
+    obs = torch.randn(50, 4, generator=torch.Generator().manual_seed(0))
+    greedy = SB3Human(model, temperature=0.0).probs(obs)
+    predicted = torch.as_tensor(model.predict(obs.numpy(), deterministic=True)[0])
+    assert torch.equal(greedy.argmax(1), predicted) and set(greedy.unique().tolist()) == {0.0, 1.0}
+    if name == "DQN":
+        expected = (model.q_net(obs) / 0.5).softmax(1)
+        found = SB3Human(model, temperature=0.5).probs(obs)
+    else:
+        expected = model.policy.get_distribution(obs).distribution.probs
+        found = SB3Human(model).probs(obs)
+    torch.testing.assert_close(found, expected.detach().double(), rtol=1e-5, atol=1e-6)
+    envs = SerialVectorEnv(functools.partial(gym.make, "CartPole-v1"), 2)
+    people = AdviceVectorEnv(envs, EpsilonHuman(SB3Human(model), 0.2), 0.5)
+    people.reset(0)
+    assert people.step(people.sample_actions()).step.extra["executed"].shape == (2,)
+
+
+def test_a_human_has_discrete_actions() -> None:
+    with pytest.raises(UserError, match="needs Discrete actions"):
+        SB3Human(sac(pendulum()))
