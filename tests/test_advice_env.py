@@ -123,23 +123,29 @@ def test_the_same_luck_whatever_is_advised() -> None:
     assert not torch.equal(silent[..., 0], silent[..., 1])
 
 
-def test_costs_rewards_and_records() -> None:
-    people = envs(adherence=1.0, cost=0.25)
+@pytest.mark.parametrize("adherence", [1.0, 0.0])
+def test_costs_rewards_and_records(adherence: float) -> None:
+    """Advice is paid for, followed or not."""
+    people = envs(ScriptedHuman(lambda obs: advice(0, 0, 0), 3), adherence, cost=0.25)
     people.reset(0)
     for t in range(10):
         new = people.step(advice(2, 3, 2 if t < 4 else 3))
         paid = torch.tensor([0.25, 0.0, 0.25 if t < 4 else 0.0])
         executed = new.step.extra["executed"]
-        assert executed[0] == 2 and torch.equal(new.step.extra["reward"], executed.float())
+        assert executed[0] == 2 * adherence and torch.equal(
+            new.step.extra["reward"], executed.float()
+        )
         assert torch.equal(new.step.reward, executed.float() - paid)
         assert torch.equal(new.step.action, advice(2, 3, 2 if t < 4 else 3))
-    assert new.episodes[0].episode_return == 10 * (2 - 0.25)
+    assert new.episodes[0].episode_return == 10 * (2 * adherence - 0.25)
+    assert new.step.next_obs[:, 1].tolist() == [10] * 3 and new.obs[:, 1].tolist() == [0] * 3
     assert sorted(new.step.extra) == ["executed", "reward"]  # nothing privileged
 
 
-def test_a_budget() -> None:
+@pytest.mark.parametrize("adherence", [1.0, 0.0])
+def test_a_budget(adherence: float) -> None:
     """Spent, advice is not heard and costs nothing; the share left is observed."""
-    people = envs(adherence=1.0, cost=0.5, budget=2, n=1)
+    people = envs(adherence=adherence, cost=0.5, budget=2, n=1)
     obs = people.reset(0)
     assert people.spec.observation_space.shape == (3,) and obs[0, 2] == 1
     found = [people.step(advice(2)) for _ in range(10)]
@@ -297,8 +303,9 @@ def test_adherences() -> None:
     trust = Trust(0.5, 0.1, 0.4)
     trust.begin(torch.tensor([True, True]))
     for reward in (1.0, -1.0, -1.0):
-        done = torch.tensor([True, False])
-        trust.happened(done, done, torch.full((2,), reward))
+        trust.happened(
+            torch.tensor([True, True]), torch.tensor([True, False]), torch.full((2,), reward)
+        )
     assert theta(trust) == [0.0, 0.5]  # 0.5, 0.6, 0.2, 0
     drift = Drift(0.2, 0.6, 4)
     for expected in (0.2, 0.3, 0.4, 0.5, 0.6, 0.6):
@@ -331,9 +338,10 @@ def test_the_gymnasium_form() -> None:
     env.reset(seed=7)
     again = [env.step(3)[-1] for _ in range(10)]
     assert draws == [(info["human_action"], info["followed"]) for info in again]
-    env.reset()
-    later = [env.step(3)[-1] for _ in range(10)]
-    assert draws != [(info["human_action"], info["followed"]) for info in later]
+    for seed in (None, 8):  # another episode, another seed
+        env.reset(seed=seed)
+        later = [env.step(3)[-1] for _ in range(10)]
+        assert draws != [(info["human_action"], info["followed"]) for info in later]
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
