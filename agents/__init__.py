@@ -3,6 +3,8 @@
 from typing import Any, Literal, NamedTuple
 
 from rlsuite.agents import (
+    aadqn,
+    blind_dqn,
     c51,
     crossq,
     discrete_sac,
@@ -17,6 +19,8 @@ from rlsuite.agents import (
     sac,
     tqc,
 )
+from rlsuite.agents.aadqn import AADQN, AADQNConfig
+from rlsuite.agents.blind_dqn import BlindDQN, BlindDQNConfig
 from rlsuite.agents.c51 import C51, C51Config
 from rlsuite.agents.crossq import CrossQ, CrossQConfig
 from rlsuite.agents.discrete_sac import DiscreteSAC, DiscreteSACConfig
@@ -32,6 +36,7 @@ from rlsuite.agents.sac import SAC, SACConfig
 from rlsuite.agents.tqc import TQC, TQCConfig
 
 __all__ = [
+    "AADQN",
     "AGENTS",
     "C51",
     "DQN",
@@ -42,7 +47,10 @@ __all__ = [
     "PPO",
     "SAC",
     "TQC",
+    "AADQNConfig",
     "AgentEntry",
+    "BlindDQN",
+    "BlindDQNConfig",
     "C51Config",
     "CrossQ",
     "CrossQConfig",
@@ -91,6 +99,8 @@ AGENTS = {
     "ppo": AgentEntry(PPO, PPOConfig, ppo.METRICS, "rollout"),
     "happo": AgentEntry(HAPPO, HAPPOConfig, happo.METRICS, "rollout"),
     "mappo": AgentEntry(MAPPO, MAPPOConfig, mappo.METRICS, "rollout"),
+    "aadqn": AgentEntry(AADQN, AADQNConfig, aadqn.METRICS),
+    "blind_dqn": AgentEntry(BlindDQN, BlindDQNConfig, blind_dqn.METRICS),
 }
 """By the ``algorithm`` of a config."""
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rlsuite.advice import Form, to_mixture
+from rlsuite.advice import AdviceSpace, Form, to_mixture
 from rlsuite.envs.adherence import Adherence, Constant
 from rlsuite.envs.humans import Human
 from rlsuite.errors import UserError
@@ -68,7 +68,7 @@ class People:
         self.actions, self.human, self.cost = int(action_space.n), human, cost
         self.form, self.budget = form, budget
         self.adherence = Constant(adherence) if isinstance(adherence, int | float) else adherence
-        self.advice_space = gym.spaces.Discrete(self.actions + 1)
+        self.advice_space = AdviceSpace(self.actions, cost)
         self.features = self.adherence.features + (budget is not None)
         self.seeds: list[int] = []
         self._random: list[np.random.Generator] = []

@@ -19,6 +19,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
+import gymnasium as gym
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
@@ -31,6 +32,16 @@ Form: TypeAlias = Literal["mixture", "exclusive"]
 
 ROUND_OFF = {torch.float64: 1e-9, torch.float32: 1e-5}
 """By how much a sum of probabilities may miss 1."""
+
+
+class AdviceSpace(gym.spaces.Discrete):
+    """What an advisor can say: an action, 0 to X - 1, each at ``cost``; or X, nothing, for free."""
+
+    def __init__(self, actions: int, cost: float) -> None:
+        """``actions`` is X; ``cost`` is in units of reward, paid whether advice is followed or
+        not."""
+        super().__init__(actions + 1)
+        self.actions, self.cost = actions, cost
 
 
 def to_exclusive(mixture: Tensor, human: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ import gymnasium as gym
 import torch
 from torch import Tensor
 
+from rlsuite.advisees import with_people
 from rlsuite.agents import AGENTS
 from rlsuite.buffers import Replay, RolloutStorage
 from rlsuite.checkpoint import CheckpointStore
@@ -101,6 +102,7 @@ def build_envs(experiment: Experiment) -> VectorEnv:
     envs = _build_native(config, config.num_envs, seed, groups=config.groups)
     if envs is None:
         envs = _build_one_by_one(config, seed)
+    envs = advised(experiment, envs, derive_seed(seed, "people"))
     if config.normalize_obs or config.normalize_reward:
         envs = NormalizedVectorEnv(
             envs,
@@ -108,6 +110,12 @@ def build_envs(experiment: Experiment) -> VectorEnv:
             RewardNorm(experiment.discount) if config.normalize_reward else None,
         )
     return envs
+
+
+def advised(experiment: Experiment, envs: VectorEnv, seed: int = 0) -> VectorEnv:
+    """``envs`` with the experiment's people around them, if the agent gives advice."""
+    config = experiment.advice
+    return envs if config is None else with_people(envs, config, seed, load)
 
 
 def build_agent(experiment: Experiment, spec: Spec) -> Any:
@@ -158,6 +166,7 @@ def build_evaluation(
     if made is None:
         make = env_maker(config)
         made = SerialVectorEnv(lambda: Perturbed(make(), values) if values else make(), episodes)
+    made = advised(experiment, made)
     return envs.frozen(made) if isinstance(envs, NormalizedVectorEnv) else made
 
 
@@ -263,7 +272,7 @@ def load(folder: str | Path) -> Any:
 
 
 def _load_agent(experiment: Experiment, state: dict[str, Any]) -> Any:
-    agent = build_agent(experiment, _find_spec(experiment.env))
+    agent = build_agent(experiment, _find_spec(experiment))
     agent.load_state_dict(state["agent"])
     if experiment.env.normalize_obs:
         obs_norm = ObsNorm()
@@ -272,8 +281,10 @@ def _load_agent(experiment: Experiment, state: dict[str, Any]) -> Any:
     return agent
 
 
-def _find_spec(config: EnvConfig) -> Spec:
+def _find_spec(experiment: Experiment) -> Spec:
+    config = experiment.env
     envs = _build_native(config, 1) or SerialVectorEnv(env_maker(config), 1)
+    envs = advised(experiment, envs)
     envs.close()
     return envs.spec
 

@@ -242,7 +242,7 @@ def _video(folder: Path, path: Path | None = None, seed: int = 0) -> Path:
     from rlsuite.video import record_video
 
     target = path or folder / "video.mp4"
-    return record_video(load(folder), read_experiment(folder).env, target, seed=seed)
+    return record_video(load(folder), read_experiment(folder), target, seed=seed)
 
 
 def _evaluate(options: argparse.Namespace) -> int:
@@ -297,8 +297,8 @@ def _enjoy(options: argparse.Namespace) -> int:
     from rlsuite.video import show
 
     if options.window:
-        config = read_experiment(options.folder).env
-        for value in show(load(options.folder), config, seed=options.seed):
+        experiment = read_experiment(options.folder)
+        for value in show(load(options.folder), experiment, seed=options.seed):
             print(f"return {value:,.1f}")
     else:
         print(_video(options.folder, options.video, options.seed))

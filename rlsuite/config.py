@@ -14,7 +14,8 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from rlsuite.agents import AGENTS
+from rlsuite.advisees import AdviceConfig
+from rlsuite.agents import AGENTS, AADQNConfig, BlindDQNConfig
 from rlsuite.errors import UserError
 from rlsuite.loops import ReplayPlan, RolloutPlan
 from rlsuite.run import RunConfig
@@ -91,7 +92,7 @@ class ReplayConfig:
 
 PLANS: dict[str, type] = {"replay": ReplayPlan, "rollout": RolloutPlan}
 """The settings in section ``plan``, by the agent's loop."""
-ORDER = ("env", "agent", "replay", "sampler", "plan", "run")
+ORDER = ("env", "advice", "agent", "replay", "sampler", "plan", "run")
 """Of the sections, for people."""
 
 
@@ -113,6 +114,8 @@ class Experiment:
     """None for an agent that learns from rollouts."""
     sampler: Any = None
     """The sampler's settings, such as ``PrioritizedConfig``; None without a replay."""
+    advice: AdviceConfig | None = None
+    """Who acts on the agent's advice; None if the agent acts itself."""
     sources: dict[str, str] = field(default_factory=dict, compare=False)
     """Dotted setting to where its value came from, for those that are not defaults."""
 
@@ -194,6 +197,8 @@ def build_experiment(
         raise UserError(f"{name}: algorithm is {algorithm!r}; known are: {known}")
     entry = AGENTS[algorithm]
     sections = {"env": EnvConfig, "agent": entry.config, "plan": PLANS[entry.loop]}
+    if "advice" in data:
+        sections["advice"] = AdviceConfig
     if entry.loop == "replay":
         sampler = SAMPLERS.get(_chosen_sampler(data), SAMPLERS["reshuffle"])
         sections |= {"replay": ReplayConfig, "sampler": sampler.config}
@@ -342,7 +347,23 @@ def _check_env(env: EnvConfig) -> list[str]:
 
 def _cross_check(parts: Mapping[str, Any]) -> list[str]:
     check = _check_replay if "replay" in parts else _check_rollout
-    return check(**parts) + _check_env(parts["env"])
+    return check(**parts) + _check_env(parts["env"]) + _check_advice(**parts)
+
+
+def _check_advice(
+    agent: Any, env: EnvConfig, advice: AdviceConfig | None = None, **rest: Any
+) -> list[str]:
+    problems = []
+    if isinstance(agent, AADQNConfig | BlindDQNConfig):
+        if advice is None:
+            problems.append("section advice is missing: this agent gives advice, to whom?")
+        if rest["replay"].n_step > 1:
+            problems.append("replay.n_step must be 1: it learns from what was executed")
+    if advice is not None and env.normalize_reward:
+        problems.append("env.normalize_reward cannot be set with advice, whose cost is in rewards")
+    if advice is not None and env.groups > 1:
+        problems.append("env.groups must be 1 with advice: people act together")
+    return problems
 
 
 def _check_rollout(env: EnvConfig, plan: RolloutPlan, **rest: Any) -> list[str]:

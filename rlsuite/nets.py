@@ -195,7 +195,7 @@ class Encoder(nn.Module):
         return x.flatten(1)
 
 
-def _perceptron(
+def perceptron(
     sizes: Sequence[int], generator: torch.Generator, device: torch.device
 ) -> nn.Sequential:
     """Linear layers with ReLU between them, not after the last."""
@@ -221,7 +221,7 @@ class Network(nn.Module):
         super().__init__()
         self.encoder = Encoder(space, generator=generator, device=device)
         sizes = [self.encoder.features, *hidden, outputs]
-        self.head = _perceptron(sizes, generator, device)
+        self.head = perceptron(sizes, generator, device)
 
     def forward(self, obs: Tensor) -> Tensor:
         """(B, *shape) to (B, outputs)."""
@@ -247,10 +247,10 @@ class DuelingNetwork(nn.Module):
         super().__init__()
         self.encoder = Encoder(space, generator=generator, device=device)
         shared = [self.encoder.features, *hidden[:-1]]
-        self.body = _perceptron(shared, generator, device)
+        self.body = perceptron(shared, generator, device)
         stream = [shared[-1], *hidden[-1:]]
-        self.value = _perceptron([*stream, 1], generator, device)
-        self.advantage = _perceptron([*stream, outputs], generator, device)
+        self.value = perceptron([*stream, 1], generator, device)
+        self.advantage = perceptron([*stream, outputs], generator, device)
 
     def forward(self, obs: Tensor) -> Tensor:
         """(B, *shape) to (B, outputs)."""

@@ -7,14 +7,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from rlsuite.build import env_maker
-from rlsuite.config import EnvConfig
+from rlsuite.build import advised, env_maker
+from rlsuite.config import EnvConfig, Experiment
 from rlsuite.envs import SerialVectorEnv
 from rlsuite.errors import UserError
 
 
 def record_video(
-    agent: Any, config: EnvConfig, path: Path, *, seed: int = 0, max_steps: int = 1_000
+    agent: Any, experiment: Experiment, path: Path, *, seed: int = 0, max_steps: int = 1_000
 ) -> Path:
     """One episode without exploration, at most ``max_steps`` of it, as an MP4 or GIF file.
 
@@ -26,8 +26,8 @@ def record_video(
         import imageio_ffmpeg  # noqa: F401
     except ImportError:
         raise UserError("videos need the report extra: pip install 'rlsuite[report]'") from None
-    env = _renderable(config, "rgb_array")
-    envs = SerialVectorEnv(lambda: env, 1, seed)
+    env = _renderable(experiment.env, "rgb_array")
+    envs = advised(experiment, SerialVectorEnv(lambda: env, 1, seed), seed)
     fps = env.metadata.get("render_fps", 30)
     # One pixel row or column is cut where H.264 needs even sizes; 16 would rescale the picture.
     options: dict[str, Any] = {"macro_block_size": 2} if path.suffix == ".mp4" else {}
@@ -48,10 +48,10 @@ def record_video(
     return path
 
 
-def show(agent: Any, config: EnvConfig, *, seed: int = 0, episodes: int = 1) -> list[float]:
+def show(agent: Any, experiment: Experiment, *, seed: int = 0, episodes: int = 1) -> list[float]:
     """Episodes in a window; their returns. Raises UserError if no window can be opened."""
-    env = _renderable(config, "human")
-    envs = SerialVectorEnv(lambda: env, 1, seed)
+    env = _renderable(experiment.env, "human")
+    envs = advised(experiment, SerialVectorEnv(lambda: env, 1, seed), seed)
     returns: list[float] = []
     try:
         obs = envs.reset()

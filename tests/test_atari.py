@@ -358,7 +358,7 @@ def test_a_game_can_be_watched(tmp_path):
             assert obs.shape == (1, 4, 84, 84) and obs.dtype == torch.uint8
             return torch.ones(1, dtype=torch.int64), {}
 
-    path = record_video(Fire(), experiment().env, tmp_path / "game.gif", max_steps=5)
+    path = record_video(Fire(), experiment(), tmp_path / "game.gif", max_steps=5)
     frames = imageio.mimread(path)
     assert len(frames) >= 2 and frames[0].shape[:2] == (210, 160)
 

@@ -98,10 +98,12 @@ LAYERS: list[list[str]] = [
         "agents.agnostic_advice",
         "agents.rfe",
         "agents.uc_cfh",
+        "agents.aadqn",
+        "agents.blind_dqn",
         "agents",
     ],
     ["logger", "checkpoint", "evaluate", "run", "loops"],
-    ["samplers", "config", "build"],
+    ["samplers", "advisees", "config", "build"],
     [
         "video",
         "plot",

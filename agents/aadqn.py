@@ -1,0 +1,309 @@
+"""AADQN: adherence-aware deep Q-learning of advice, factored into tasks and people.
+
+A deep form of the model of Chen, Li, Sun and Wang (ICLR 2024, arXiv 2310.00817), who plan with
+tables and have no deep experiments: the network learns the value U(s, a) of *executing* an action,
+what the human does unaided, and how probable it is that an advice is done; the value of an advice
+follows from the three. So every transition, advised or not, followed or not, trains U at the action
+that was executed, and the cost of advice enters only when an advice is chosen. Ours, and beyond the
+theory: function approximation, discounting, replay, epsilon-greedy exploration. That people are
+Markov and do not react to the advisor is an assumption about them.
+
+Trained by ``rlsuite.loops.replay_loop`` in an ``AdviceVectorEnv``. Box observations: images go
+through convolutions, everything else is flattened. One-step targets alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import gymnasium as gym
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from rlsuite.advice import AdviceSpace, to_mixture
+from rlsuite.errors import UserError
+from rlsuite.nets import Encoder, perceptron
+from rlsuite.optim import descend, load_optimizer_state, make_optimizer, optimizer_state
+from rlsuite.parts import EpsilonGreedy, LinearSchedule, move_target
+from rlsuite.rng import generator
+from rlsuite.settings import Count, Fraction, Positive, PositiveCount, settings
+from rlsuite.tree import to_device
+from rlsuite.types import Batch, State, Tree, Update
+
+METRICS = {
+    "loss/critic": "Huber loss of the values of the executed actions.",
+    "loss/people": "Negative log likelihood of the executed actions given the advice, in nats.",
+    "value/q": "Mean value of the batch's executed actions.",
+    "people/adherence": "Mean estimated probability that an advice is executed, over all advices.",
+    "policy/advised": "Share of the batch's successors where the greedy policy advises.",
+    "policy/epsilon": "Probability of a random advice while exploring.",
+}
+
+
+@settings
+class AADQNConfig:
+    """Settings of AADQN."""
+
+    hidden: Annotated[tuple[PositiveCount, ...], Field(strict=False)] = (128, 128)
+    """Units of each fully connected layer of the values, after the convolutions if observations are
+    images."""
+    hidden_people: Annotated[tuple[PositiveCount, ...], Field(strict=False)] = (64, 64)
+    """The same of the network of the human and their adherence."""
+    greatest_cost: Positive | None = None
+    """Learn the values for all costs from 0 to this one at once, with the cost as an input; unset
+    learns them for the environment's cost."""
+    huber_threshold: Positive = 1.0
+    """Error of a value from which its loss is linear."""
+    lr: Positive = 1e-3
+    """Learning rate."""
+    optimizer: str = "Adam"
+    """Class name in torch.optim, or in the package pytorch-optimizer."""
+    max_grad_norm: Positive | None = 10.0
+    """Longest gradient, over all weights; unset does not clip."""
+    target_rate: Fraction = 0.01
+    """Share of the values that flows into their target when it moves (tau); 1 copies."""
+    target_period: PositiveCount = 1
+    """Updates between two moves of the target."""
+    epsilon_initial: Fraction = 1.0
+    """Probability of a random advice when exploration begins, after the warm-up."""
+    epsilon_final: Fraction = 0.05
+    """Probability of a random advice at the end of the schedule and after it."""
+    epsilon_transitions: Count = 10_000
+    """Transitions, after the warm-up, from the initial to the final probability, linearly."""
+
+
+class ExecutedValues(nn.Module):
+    """U(s, a), the value of executing a; conditioned, for a cost that is an input."""
+
+    def __init__(
+        self,
+        space: gym.Space[Any],
+        hidden: Sequence[int],
+        actions: int,
+        *,
+        conditioned: bool,
+        generator: torch.Generator,
+        device: torch.device,
+    ) -> None:
+        super().__init__()
+        self.conditioned = conditioned
+        self.encoder = Encoder(space, generator=generator, device=device)
+        sizes = [self.encoder.features + conditioned, *hidden, actions]
+        self.head = perceptron(sizes, generator, device)
+
+    def forward(self, features: Tensor, cost: Tensor) -> Tensor:
+        """(B, X) of the encoder's (B, D) features and the (B, 1) cost, from 0 to 1."""
+        given = torch.cat([features, cost], 1) if self.conditioned else features
+        values: Tensor = self.head(given)
+        return values
+
+
+class AADQN:
+    """Adherence-aware advisor.
+
+    Actions at the interface are advice: 0 to X - 1, or X to defer. ``cost`` is what it takes an
+    advice to cost; if conditioned on it, another one can be set at any time.
+    """
+
+    def __init__(
+        self,
+        observation_space: gym.Space[Any],
+        action_space: gym.Space[Any],
+        config: AADQNConfig | None = None,
+        *,
+        device: torch.device | str = "cpu",
+        seed: int = 0,
+    ) -> None:
+        """Fresh networks.
+
+        Raises UserError unless actions are advice, observations a Box and the cost within range.
+        """
+        self.config = config = config or AADQNConfig()
+        self.device = torch.device(device)
+        space = advice_space(action_space, "AADQN")
+        self.actions, self.cost = space.actions, space.cost
+        if config.greatest_cost is not None and self.cost > config.greatest_cost:
+            raise UserError(
+                f"agent.greatest_cost ({config.greatest_cost}) is less than the environment's cost "
+                f"of advice ({self.cost})"
+            )
+        weights = generator(seed, "aadqn weights")
+        self.values, self.target = (
+            ExecutedValues(
+                observation_space,
+                config.hidden,
+                self.actions,
+                conditioned=config.greatest_cost is not None,
+                generator=weights,
+                device=self.device,
+            )
+            for _ in range(2)
+        )
+        self.target.requires_grad_(False)
+        move_target(self.target.parameters(), self.values.parameters(), 1.0)
+        sizes = [self.values.encoder.features, *config.hidden_people, 2 * self.actions]
+        self.people = perceptron(sizes, weights, self.device)
+        parameters = [*self.values.parameters(), *self.people.parameters()]
+        self.optimizer = make_optimizer(config.optimizer, parameters, config.lr)
+        schedule = LinearSchedule(
+            config.epsilon_initial, config.epsilon_final, config.epsilon_transitions
+        )
+        self.exploration = EpsilonGreedy(schedule, 0.0, seed=seed, device=self.device)
+        self.costs = generator(seed, "aadqn costs", device=self.device)
+        self.updates = 0
+
+    @torch.no_grad()
+    def act(self, obs: Tree, *, explore: bool = True) -> tuple[Tensor, dict[str, Tensor]]:
+        """(N,) int64 epsilon-greedy advice; nothing to store beside it."""
+        features = self.values.encoder(to_device(obs, self.device))
+        cost = features.new_full((len(features), 1), self.cost)
+        human, theta = beliefs(self.people(features))
+        greedy = advice_values(self.values(features, self._scaled(cost)), human, theta, cost)
+        return self.exploration(greedy.argmax(1), self.actions + 1, explore=explore), {}
+
+    @torch.no_grad()
+    def believe(self, obs: Tree) -> tuple[Tensor, Tensor]:
+        """(N, X) estimates: what the human does unaided, and P(a = m | s, m), the exclusive form.
+
+        Both are frequencies that the advisor has seen; ``rlsuite.advice.to_mixture`` converts.
+        """
+        return beliefs(self.people(self.values.encoder(to_device(obs, self.device))))
+
+    def update(self, batch: Batch) -> Update:
+        """One update from a batch on the agent's device: values, people, target."""
+        cost = self._cost(len(batch.terminated))
+        update = self.learn(batch, cost)
+        self.updates += 1
+        if self.updates % self.config.target_period == 0:
+            rate = self.config.target_rate
+            move_target(self.target.parameters(), self.values.parameters(), rate)
+        epsilon = torch.full((), self.exploration.epsilon(), device=self.device)
+        return update._replace(metrics=update.metrics | {"policy/epsilon": epsilon})
+
+    def learn(self, batch: Batch, cost: Tensor) -> Update:
+        """One step down the loss, at (B, 1) costs; metrics but for epsilon, and the absolute errors
+        of the values as priority."""
+        assert isinstance(batch.action, Tensor) and isinstance(batch.obs, Tensor)
+        executed, scaled = batch.extra["executed"], self._scaled(cost)
+        with torch.no_grad():
+            target, best, theta = self._target(batch, cost)
+
+        features = self.values.encoder(batch.obs)
+        value = self.values(features, scaled).gather(1, executed[:, None])[:, 0]
+        threshold = self.config.huber_threshold
+        errors = F.huber_loss(value, target, reduction="none", delta=threshold)
+        critic_loss = (batch.weight * errors).mean()
+        people_loss = surprise(self.people(features.detach()), batch.action, executed).mean()
+        descend(critic_loss + people_loss, self.optimizer, self.config.max_grad_norm)
+        value = value.detach()
+        metrics = {
+            "loss/critic": critic_loss.detach(),
+            "loss/people": people_loss.detach(),
+            "value/q": value.mean(),
+            "people/adherence": theta.mean(),
+            "policy/advised": (best < self.actions).float().mean(),
+        }
+        return Update(metrics, priority=(value - target).abs())
+
+    def _target(self, batch: Batch, cost: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(B,) targets of U at what was executed; the (B,) best advice and (B, X) adherence next.
+
+        The environment's own reward, and the value of the best advice afterwards, whose cost is in
+        it; chosen by the online values (Double DQN, arXiv 1509.06461, eq. 4).
+        """
+        features = self.values.encoder(batch.next_obs)
+        scaled = self._scaled(cost)
+        human, theta = beliefs(self.people(features))
+        best = advice_values(self.values(features, scaled), human, theta, cost).argmax(1)
+        later = self.target(self.target.encoder(batch.next_obs), scaled)
+        value = advice_values(later, human, theta, cost).gather(1, best[:, None])[:, 0]
+        return batch.extra["reward"] + batch.discount * value, best, theta
+
+    def _cost(self, rows: int) -> Tensor:
+        """(rows, 1) costs to learn at: uniform up to the greatest, or the environment's."""
+        greatest = self.config.greatest_cost
+        if greatest is None:
+            return torch.full((rows, 1), self.cost, device=self.device)
+        return greatest * torch.rand((rows, 1), generator=self.costs, device=self.device)
+
+    def _scaled(self, cost: Tensor) -> Tensor:
+        return cost / (self.config.greatest_cost or 1.0)
+
+    def state_dict(self) -> State:
+        """Networks, optimizer, exploration, generator of costs and the count of updates."""
+        return {
+            "values": self.values.state_dict(),
+            "target": self.target.state_dict(),
+            "people": self.people.state_dict(),
+            "optimizer": optimizer_state(self.optimizer),
+            "exploration": self.exploration.state_dict(),
+            "costs": self.costs.get_state(),
+            "updates": self.updates,
+        }
+
+    def load_state_dict(self, state: State) -> None:
+        """Continue from a saved state of an agent with the same spaces and config."""
+        for name in ("values", "target", "people"):
+            getattr(self, name).load_state_dict(state[name])
+        load_optimizer_state(self.optimizer, state["optimizer"])
+        self.exploration.load_state_dict(state["exploration"])
+        self.costs.set_state(state["costs"])
+        self.updates = state["updates"]
+
+
+def advice_values(executed: Tensor, human: Tensor, theta: Tensor, cost: Tensor) -> Tensor:
+    """(B, X + 1) values of advising each action, and of deferring.
+
+    Q(m) = U_H + theta_mx(m) (U(m) - U_H) - cost and Q(defer) = U_H = sum_a pi(a) U(a), where
+    theta_mx is the adherence in the mixture form, from 0 on: nobody is repelled.
+
+    Args:
+        executed: (B, X) U, the values of executing.
+        human: (B, X) probabilities of what the human does unaided.
+        theta: (B, X) P(a = m | m), the exclusive form.
+        cost: (B, 1) of an advice.
+    """
+    unaided = (human * executed).sum(1, keepdim=True)
+    follow = to_mixture(theta, human.clamp(max=0.999)).clamp(0.0, 1.0)
+    return torch.cat([unaided + follow * (executed - unaided) - cost, unaided], 1)
+
+
+def beliefs(output: Tensor) -> tuple[Tensor, Tensor]:
+    """(B, X) human and (B, X) exclusive adherence of the network's (B, 2X) output."""
+    human, theta = output.chunk(2, 1)
+    return human.softmax(1), theta.sigmoid()
+
+
+def surprise(output: Tensor, advice: Tensor, executed: Tensor) -> Tensor:
+    """(B,) nats: -log g(executed | s, advice) in the exclusive form.
+
+    Deferring: -log pi(a). Advice m that was done: -log theta(m). Advice that was not:
+    -log (1 - theta(m)) - log pi(a) + log (1 - pi(m)).
+
+    Args:
+        output: (B, 2X) of the network.
+        advice: (B,) from 0 to X.
+        executed: (B,) from 0 to X - 1.
+    """
+    human, theta = output.chunk(2, 1)
+    log_pi, actions = human.log_softmax(1), human.shape[1]
+    said = advice.clamp(max=actions - 1)[:, None]
+    logit = theta.gather(1, said)[:, 0]
+    own = -log_pi.gather(1, executed[:, None])[:, 0]
+    others = (1 - log_pi.gather(1, said)[:, 0].exp()).clamp(min=1e-3).log()
+    rejected = F.softplus(logit) + own + others
+    heard = torch.where(executed == advice, F.softplus(-logit), rejected)
+    return torch.where(advice == actions, own, heard)
+
+
+def advice_space(space: gym.Space[Any], agent: str) -> AdviceSpace:
+    """The space, if it is one of advice. Raises UserError, which names the ``agent``, if not."""
+    if not isinstance(space, AdviceSpace):
+        raise UserError(
+            f"{agent} gives advice, and the environment takes actions ({space}): put people around "
+            "it (section advice of a config, or rlsuite.envs.AdviceVectorEnv)"
+        )
+    return space

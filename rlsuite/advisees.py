@@ -1,0 +1,89 @@
+"""People who get advice, from section ``advice`` of a config."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import field
+from typing import Any
+
+from rlsuite.advice import Form
+from rlsuite.envs import AdviceVectorEnv
+from rlsuite.envs.adherence import Adherence
+from rlsuite.envs.humans import AgentHuman, EpsilonHuman, Human
+from rlsuite.errors import UserError
+from rlsuite.settings import Fraction, NonNegative, PositiveCount, settings
+from rlsuite.types import VectorEnv
+
+
+@settings
+class AdviceConfig:
+    """Who gets advice: the agent's actions are then advice to a simulated human, who acts."""
+
+    human: str
+    """Who acts: package.module:make, a callable that returns a Human of rlsuite.envs.humans, such
+    as rlsuite.envs.humans:cartpole_angle; or the folder of a run whose agent it is."""
+    human_kwargs: dict[str, Any] = field(default_factory=dict)
+    """Arguments of that callable; for the folder of a run, epsilon alone: how often it errs."""
+    adherence: Fraction | str = 1.0
+    """How probable it is that advice is followed: a number, or package.module:make, a callable that
+    returns an Adherence of rlsuite.envs.adherence."""
+    adherence_kwargs: dict[str, Any] = field(default_factory=dict)
+    """Arguments of that callable."""
+    form: Form = "mixture"
+    """What adherence means: "mixture", the probability of following, beside which the human may do
+    the same unaided; or "exclusive", that of the advised action being executed."""
+    cost: NonNegative = 0.0
+    """Reward that an advice costs, followed or not."""
+    budget: PositiveCount | None = None
+    """Advices an episode; further ones are not heard. Unset has no limit."""
+
+
+def with_people(
+    envs: VectorEnv, config: AdviceConfig, seed: int, load: Callable[[str], Any]
+) -> AdviceVectorEnv:
+    """``envs`` with people of their own around them; ``load`` makes the agent of a run's folder.
+
+    Raises UserError for people that cannot be made, and for actions that cannot be advised.
+    """
+    return AdviceVectorEnv(
+        envs,
+        _human(config, envs, load),
+        _adherence(config),
+        cost=config.cost,
+        form=config.form,
+        budget=config.budget,
+        seed=seed,
+    )
+
+
+def _human(config: AdviceConfig, envs: VectorEnv, load: Callable[[str], Any]) -> Human:
+    if ":" in config.human:
+        human = _made("advice.human", config.human, config.human_kwargs)
+        if not hasattr(human, "probs"):
+            raise UserError(f"advice.human {config.human!r} returned no Human: it has no probs")
+        return human  # type: ignore[no-any-return]
+    unknown = config.human_kwargs.keys() - {"epsilon"}
+    if unknown:
+        raise UserError(f"advice.human_kwargs of a run can have epsilon alone, not {unknown}")
+    actions = int(getattr(envs.spec.action_space, "n", 0))
+    novice = AgentHuman(load(config.human), actions)
+    return EpsilonHuman(novice, float(config.human_kwargs.get("epsilon", 0.0)))
+
+
+def _adherence(config: AdviceConfig) -> Adherence | float:
+    if not isinstance(config.adherence, str):
+        return float(config.adherence)
+    adherence = _made("advice.adherence", config.adherence, config.adherence_kwargs)
+    if not hasattr(adherence, "theta"):
+        raise UserError(f"advice.adherence {config.adherence!r} returned no Adherence: no theta")
+    return adherence  # type: ignore[no-any-return]
+
+
+def _made(setting: str, path: str, kwargs: dict[str, Any]) -> Any:
+    module, _, name = path.rpartition(":")
+    try:
+        make = getattr(importlib.import_module(module), name)
+        return make(**kwargs)
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        raise UserError(f"{setting} {path!r}: {error}; needs package.module:make") from error
