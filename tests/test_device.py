@@ -5,6 +5,7 @@ On the fake device tensors have shapes but no values, so that whatever needs a v
 """
 
 import contextlib
+import dataclasses
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -28,6 +29,9 @@ from torch._subclasses.fake_tensor import (
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from rlsuite.advice import AdviceSpace
+from rlsuite.agents.aadqn import AADQN, AADQNConfig
+from rlsuite.agents.blind_dqn import BlindDQN, BlindDQNConfig
 from rlsuite.agents.c51 import C51, C51Config
 from rlsuite.agents.discrete_sac import DiscreteSAC, DiscreteSACConfig
 from rlsuite.agents.dqn import DQN, DQNConfig
@@ -304,6 +308,33 @@ def test_discrete_actions_on_the_fake_device(
     assert {t.device.type for t in found} == {fakegpu}
 
 
+ADVICE = {
+    "aadqn": (AADQN, AADQNConfig(hidden=(16,), hidden_people=(8,))),
+    "aadqn-conditioned": (AADQN, AADQNConfig(hidden=(), greatest_cost=1.0, target_period=2)),
+    "blind_dqn": (BlindDQN, BlindDQNConfig(hidden=(16,), threshold=0.1, target_period=1)),
+}
+
+
+@pytest.mark.parametrize("space", [OBS, IMAGE], ids=["vector", "image"])
+@pytest.mark.parametrize("name", ADVICE)
+def test_advice_on_the_fake_device(fakegpu: str, name: str, space: gym.spaces.Box) -> None:
+    make, config = ADVICE[name]
+    agent = make(space, AdviceSpace(3, 0.1), config, device=fakegpu)
+    replay = Replay(8, ReshuffleSampler(), num_envs=2, device=fakegpu)
+    obs = torch.zeros(2, *space.shape, dtype=torch.uint8 if space is IMAGE else torch.float32)
+    done = {"executed": torch.zeros(2, dtype=torch.int64), "reward": torch.zeros(2)}
+    with NoWaiting():
+        for _ in range(5):
+            step = transition(2, agent, obs)
+            replay.add(Step(obs, step.action, step.reward, obs, *[step.terminated] * 2, done))
+            batch = replay.sample(4)
+            update = agent.update(batch)
+            replay.update(batch, update.priority)
+        assert agent.act(obs, explore=False)[0].shape == (2,)
+    found = [*update.metrics.values(), update.priority, *agent.people.parameters()]
+    assert {t.device.type for t in found} == {fakegpu}
+
+
 SEVERAL = {
     "hasac": (HASAC, MIXED, HASACConfig(hidden=(16,))),
     "hasac-gumbel": (
@@ -447,6 +478,23 @@ def test_updates_of_the_family_compile_without_graph_breaks(traceable: None, bui
         for name, value in tensors(eager).items():
             torch.testing.assert_close(after[name], value, rtol=0, atol=1e-5, msg=name)
     assert agent.actor_optimizer.state_dict()["state"][0]["step"].item() == 3
+
+
+def test_updates_of_advice_compile_without_graph_breaks(traceable: None) -> None:
+    space, config = AdviceSpace(3, 0.1), AADQNConfig(hidden=(16,), greatest_cost=1.0)
+    agent, eager = without_torchs_graph_breaks(AADQN(OBS, space, config)), AADQN(OBS, space, config)
+    learn = torch.compile(agent.learn, fullgraph=True, backend="aot_eager")
+    for i in range(3):
+        g = torch.Generator().manual_seed(i)
+        done = {"executed": torch.randint(3, (32,), generator=g), "reward": torch.ones(32)}
+        advice = torch.randint(4, (32,), generator=g)
+        batch = dataclasses.replace(make_batch(32, i), action=advice, extra=done)
+        cost = torch.rand(32, 1, generator=g)
+        update, expected = learn(batch, cost), eager.learn(batch, cost)
+        torch.testing.assert_close(update.priority, expected.priority, rtol=0, atol=1e-5)
+        pairs = zip(agent.values.parameters(), eager.values.parameters(), strict=True)
+        for value, other in pairs:
+            torch.testing.assert_close(value, other, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(("name", "order"), [("hasac", [2, 0, 1]), ("hatd3", [1, 2, 0])])

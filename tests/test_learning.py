@@ -71,6 +71,9 @@ GATES = {
     # Here -58 to -61; a random policy, and an untrained one, is as above.
     "happo-spread": Gate("happo/spread", 40_000, -66),
     "mappo-spread": Gate("mappo/spread", 40_000, -66),
+    # Net of the cost. The human alone is at 43; advice that is blind to adherence (blind_dqn) falls
+    # to 83-140, seeds 0 to 4; here 217 to 281.
+    "aadqn-cartpole": Gate("aadqn/cartpole", 32_000, 190),
     # A random policy is at -0.8, seed 0 without bootstrapping at -0.24; here all three are at 1.
     "dqn-catch": Gate(CATCH, 7_000, 0.6),
 }

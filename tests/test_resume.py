@@ -189,6 +189,41 @@ entropy_penalty = 0.5
 [replay]
 capacity = 701
 """,
+    "aadqn": """
+algorithm = "aadqn"
+[env]
+id = "CartPole-v1"
+num_envs = 2
+[advice]
+human = "rlsuite.envs.humans:cartpole_angle"
+adherence = "rlsuite.envs.adherence:Fatigue"
+adherence_kwargs = { value = 0.8, drop = 0.5, steps = 7 }
+cost = 0.1
+budget = 20
+[agent]
+hidden = [16]
+greatest_cost = 0.5
+target_period = 3
+[replay]
+capacity = 701
+sampler = "prioritized"
+""",
+    "blind_dqn-normalized": """
+algorithm = "blind_dqn"
+[env]
+id = "CartPole-v1"
+num_envs = 3
+workers = 1
+normalize_obs = true
+[advice]
+human = "rlsuite.envs.humans:cartpole_angle"
+adherence = 0.6
+[agent]
+hidden = [16]
+threshold = 0.1
+[replay]
+capacity = 701
+""",
     "ppo": """
 algorithm = "ppo"
 [env]

@@ -1,0 +1,310 @@
+"""Deep advice: values and likelihoods against the exact model, targets by hand, a small problem
+whose best advice is known, and what blind advice makes of it."""
+
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from dqn_cases import IMAGE, OBS, assert_equal_states, make_batch, parameters, set_constant
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rlsuite.advice import AdviceModel, AdviceSpace
+from rlsuite.agents import AADQN, AADQNConfig, BlindDQN, BlindDQNConfig
+from rlsuite.agents.aadqn import advice_values, beliefs, surprise
+from rlsuite.buffers import Replay, UniformSampler
+from rlsuite.config import build_experiment, load_experiment
+from rlsuite.envs import AdviceVectorEnv, SerialVectorEnv
+from rlsuite.envs.adherence import TabularTheta
+from rlsuite.envs.humans import TabularHuman
+from rlsuite.errors import UserError
+from rlsuite.parts import Due
+from rlsuite.types import Batch
+
+TWO = AdviceSpace(2, 0.25)
+SMALL = AADQNConfig(hidden=(16,), hidden_people=(8,))
+# One state, actions 0 and 1 worth 0 and 1 (the specification's case A).
+HUMAN, THETA = torch.tensor([[0.8, 0.2]]), torch.tensor([[0.9, 0.6]])
+
+
+def test_values_of_advice_by_hand() -> None:
+    """0.1 and 0.6 before the cost, 0.2 for silence: worth speaking below a cost of 0.4."""
+    executed = torch.tensor([[0.0, 1.0]])
+    for cost, best in ((0.0, 1), (0.3, 1), (0.39, 1), (0.41, 2), (0.5, 2)):
+        found = advice_values(executed, HUMAN, THETA, torch.tensor([[cost]]))
+        expected = torch.tensor([[0.1 - cost, 0.6 - cost, 0.2]])
+        torch.testing.assert_close(found, expected)
+        assert found.argmax(1).item() == best
+    # Below the human's own probability, adherence counts as none.
+    repelled = advice_values(executed, HUMAN, torch.tensor([[0.1, 0.1]]), torch.zeros(1, 1))
+    torch.testing.assert_close(repelled, torch.tensor([[0.2, 0.2, 0.2]]))
+    certain = advice_values(executed, torch.tensor([[0.0, 1.0]]), THETA, torch.zeros(1, 1))
+    torch.testing.assert_close(certain[0, 1:], torch.ones(2))
+
+
+@settings(deadline=None, max_examples=30)
+@given(seed=st.integers(0, 10**6), actions=st.integers(2, 5))
+def test_values_and_likelihoods_are_those_of_the_exact_model(seed: int, actions: int) -> None:
+    """sum_a g(a | s, m) U(s, a) - cost, and -log g: with g of ``AdviceModel.joint``."""
+    rng = np.random.default_rng(seed)
+    states = 6
+    model = AdviceModel.from_arrays(
+        np.full((states, actions, states), 1 / states),
+        reward=rng.normal(size=(states, actions)),
+        human=rng.dirichlet(np.full(actions, 2.0), states) * 0.99 + 0.01 / actions,
+        adherence=rng.uniform(0.05, 0.95, (states, actions)),
+        initial=0,
+    )
+    joint, human, executed = model.joint()[0], model.human[0], model.reward[0]
+    theta = joint[:, :actions].diagonal(dim1=1, dim2=2)
+    expected = (joint @ executed[..., None])[..., 0]
+    expected[:, :actions] -= 0.3
+    cost = torch.full((states, 1), 0.3, dtype=torch.float64)
+    torch.testing.assert_close(advice_values(executed, human, theta, cost), expected)
+
+    output = torch.cat([human.log(), theta.logit()], 1)
+    for found, true in zip(beliefs(output), (human, theta), strict=True):
+        torch.testing.assert_close(found, true)
+    for m in range(actions + 1):
+        for a in range(actions):
+            nats = surprise(output, torch.full((states,), m), torch.full((states,), a))
+            torch.testing.assert_close(nats, -joint[:, m, a].log())
+
+
+def batch_of(n: int, seed: int = 0, space: gym.spaces.Box = OBS, actions: int = 2) -> Batch:
+    g = torch.Generator().manual_seed(seed)
+    extra = {
+        "executed": torch.randint(actions, (n,), generator=g),
+        "reward": torch.randn(n, generator=g),
+    }
+    return make_batch(n, seed, obs=space, act=gym.spaces.Discrete(actions + 1), extra=extra)
+
+
+# The online network says U = (1, 3), the target (5, 2). The human does 0 with probability 0.75
+# (logits log 3 and 0), advice is done with probability 0.875 and 0.5 (logits log 7 and 0): mixture
+# form 0.5 and 1/3. Online: U_H = 1.5, advice 0 brings 1.25, advice 1 brings 2, less 0.25: advise 1.
+# Target: U_H = 4.25, so that advice 1 brings 4.25 + (2 - 4.25) / 3 - 0.25 = 3.25. With reward 1 and
+# discount 0.5: 2.625. What was executed is worth 3 online, or 1.
+@pytest.mark.parametrize(("executed", "error"), [(1, 0.375), (0, 1.625)])
+def test_target_by_hand(executed: int, error: float) -> None:
+    agent = AADQN(OBS, TWO, SMALL)
+    set_constant(agent.values.head, [1.0, 3.0])
+    set_constant(agent.target.head, [5.0, 2.0])
+    set_constant(agent.people, np.log([3.0, 1, 7, 1]).tolist())
+    n = 4
+    batch = replace(
+        batch_of(n),
+        action=torch.full((n,), 2),
+        extra={"executed": torch.full((n,), executed), "reward": torch.ones(n)},
+        reward=torch.full((n,), 99.0),
+        discount=torch.tensor([0.5, 0.5, 0.5, 0.0]),
+        weight=torch.tensor([1.0, 1.0, 2.0, 0.0]),
+    )
+    update = agent.update(batch)
+    value = 3.0 if executed else 1.0
+    last = abs(value - 1.0)
+    torch.testing.assert_close(update.priority, torch.tensor([error] * 3 + [last]))
+    huber = error**2 / 2 if error < 1 else error - 0.5
+    found = {name: value.item() for name, value in update.metrics.items()}
+    assert found == pytest.approx(
+        {
+            "loss/critic": huber,
+            "loss/people": np.log(4) if executed else np.log(4 / 3),
+            "value/q": value,
+            "people/adherence": (0.875 + 0.5) / 2,
+            "policy/advised": 1.0,
+            "policy/epsilon": 1.0,
+        },
+        rel=1e-5,
+    )
+
+
+def test_the_target_follows() -> None:
+    agent = AADQN(OBS, TWO, replace(SMALL, target_rate=0.25, target_period=2))
+    start = parameters(agent.target.state_dict())
+    assert all(torch.equal(a, start[k]) for k, a in parameters(agent.values.state_dict()).items())
+    for i in range(2):
+        agent.update(batch_of(8, i))
+        if i == 0:
+            assert_equal_states(parameters(agent.target.state_dict()), start)
+    online, moved = (parameters(x.state_dict()) for x in (agent.values, agent.target))
+    for name, value in moved.items():
+        torch.testing.assert_close(value, 0.75 * start[name] + 0.25 * online[name])
+
+
+# State 0: safe ends with 0.5, risky goes on to state 1, where good pays 1 and bad nothing (the
+# specification's case B). The human alone is safe, and bad; follows in state 0 with probability
+# 0.8, in state 1 with t. Lured to state 1 and left there one is worse off than unadvised: t = 0.3.
+class TwoSteps(gym.Env[Any, Any]):
+    observation_space = gym.spaces.Box(0, 1, (2,), np.float32)
+    action_space = gym.spaces.Discrete(2)
+
+    def reset(self, *, seed: Any = None, options: Any = None) -> Any:
+        super().reset(seed=seed)
+        self.state = 0
+        return np.eye(2, dtype=np.float32)[0], {}
+
+    def step(self, action: int) -> Any:
+        state, self.state = self.state, 1
+        reward = 0.5 * (action == 0) if state == 0 else float(action == 0)
+        return np.eye(2, dtype=np.float32)[1], reward, state == 1 or action == 0, False, {}
+
+
+SAFE, RISKY, GOOD, SILENT = 0, 1, 0, 2
+QUICK = {
+    "hidden": (32,),
+    "hidden_people": (16,),
+    "epsilon_transitions": 500,
+    "lr": 3e-3,
+    "target_rate": 0.05,
+}
+
+
+def two_steps(t: float, cost: float = 0.0, noise: float = 0.1) -> AdviceVectorEnv:
+    human = TabularHuman([[1 - noise, noise], [noise, 1 - noise]])
+    adherence = TabularTheta([[0.8, 0.8], [t, t]])
+    return AdviceVectorEnv(SerialVectorEnv(TwoSteps, 8), human, adherence, cost=cost)
+
+
+def trained(make: Any, envs: AdviceVectorEnv, config: Any, transitions: int = 8_000) -> Any:
+    """The loop without its run."""
+    agent = make(envs.spec.observation_space, envs.spec.action_space, config)
+    replay, due = Replay(10_000, UniformSampler(), num_envs=8, discount=1.0), Due(0.1)
+    obs = envs.reset(0)
+    for made in range(0, transitions, 8):
+        action, extra = agent.act(obs)
+        new = envs.step(envs.sample_actions() if made < 400 else action, extra)
+        replay.add(new.step)
+        obs = new.obs
+        for _ in range(due(8) if made >= 400 else 0):
+            agent.update(replay.sample(64))
+    return agent
+
+
+def advice(agent: Any) -> list[int]:
+    return agent.act(torch.eye(2), explore=False)[0].tolist()
+
+
+def test_advice_is_learned_where_blind_advice_is_worse_than_silence() -> None:
+    """At t = 0.3 it keeps silent in state 0, at 0.9 it advises to risk it, as exact plans do; blind
+    advice lures in both."""
+    config = AADQNConfig(**QUICK)
+    timid = trained(AADQN, two_steps(0.3), config)
+    assert advice(timid) in ([SILENT, GOOD], [SAFE, GOOD])  # alone one is safe; so is the advice
+    human, theta = timid.believe(torch.eye(2))
+    truth = torch.tensor([[0.9, 0.1], [0.1, 0.9]])
+    mixture = torch.tensor([[0.8, 0.8], [0.3, 0.3]])
+    torch.testing.assert_close(human, truth, rtol=0, atol=0.08)
+    torch.testing.assert_close(theta, mixture + (1 - mixture) * truth, rtol=0, atol=0.12)
+    assert advice(trained(AADQN, two_steps(0.9), config)) == [RISKY, GOOD]
+    blind = BlindDQNConfig(hidden=(32,), lr=3e-3, target_period=20, epsilon_transitions=500)
+    assert advice(trained(BlindDQN, two_steps(0.3), blind)) == [RISKY, GOOD]
+
+
+def test_one_network_advises_at_every_cost() -> None:
+    """Without noise risking it pays up to 0.8 * (0.9 - c - 0.5) = c, c = 0.178; in state 1 advice
+    pays up to 0.9."""
+    config = AADQNConfig(**QUICK, greatest_cost=1.2)
+    agent = trained(AADQN, two_steps(0.9, 0.1, noise=0.0), config)
+    assert agent.cost == 0.1
+    found = {}
+    for cost in (0.05, 0.3, 0.75, 1.1):
+        agent.cost = cost
+        found[cost] = advice(agent)
+    assert found[0.05] == [RISKY, GOOD]
+    assert found[0.3] == found[0.75] == [SILENT, GOOD]
+    assert found[1.1] == [SILENT, SILENT]
+
+
+def test_blind_advice_by_hand() -> None:
+    """The task's action is learned from, whatever was advised; the best is advised, or, with a
+    threshold, where it is better than what the human likely does by more than that."""
+    seen = torch.randn(3, 3)
+    for threshold, expected in ((None, 1), (1.5, 1), (2.0, 2)):
+        config = BlindDQNConfig(hidden=(8,), double=True, threshold=threshold, target_period=99)
+        agent = BlindDQN(OBS, TWO, config)
+        set_constant(agent.dqn.online.head, [1.0, 3.0])
+        set_constant(agent.dqn.target.head, [5.0, 2.0])
+        set_constant(agent.people.head, [1.0, 0.0, 0.0, 0.0])
+        assert agent.act(seen, explore=False)[0].tolist() == [expected] * 3
+    batch = replace(batch_of(4), discount=torch.full((4,), 0.5), action=torch.full((4,), 2))
+    update = agent.update(batch)
+    value = torch.tensor([1.0, 3.0])[batch.extra["executed"]]
+    torch.testing.assert_close(update.priority, (value - batch.extra["reward"] - 1.0).abs())
+    explored = torch.cat([agent.act(seen)[0] for _ in range(50)])
+    assert explored.unique().tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("make", [AADQN, BlindDQN])
+@pytest.mark.parametrize("space", [OBS, IMAGE], ids=["vector", "image"])
+def test_restored_it_goes_on_the_same(make: Any, space: gym.spaces.Box) -> None:
+    small = {"hidden": (16,), "hidden_people": (8,)}
+    config = AADQNConfig(**small, greatest_cost=1.0) if make is AADQN else BlindDQNConfig(**small)
+    agents = [make(space, TWO, config, seed=s) for s in (0, 1)]
+    seen = batch_of(6, 9, space).obs
+    for i in range(3):
+        agents[0].update(batch_of(6, i, space))
+        agents[0].act(seen)
+    agents[1].load_state_dict(agents[0].state_dict())
+    for i in range(3):
+        metrics = [agent.update(batch_of(6, i, space)).metrics for agent in agents]
+        assert_equal_states(*metrics)
+        assert torch.equal(*(agent.act(seen)[0] for agent in agents))
+    assert_equal_states(*(agent.state_dict() for agent in agents))
+
+
+def test_images_share_their_encoder_which_people_do_not_train() -> None:
+    agent = AADQN(IMAGE, TWO, SMALL)
+    loss = surprise(
+        agent.people(agent.values.encoder(batch_of(4, 0, IMAGE).obs).detach()),
+        torch.zeros(4, dtype=torch.int64),
+        torch.ones(4, dtype=torch.int64),
+    ).mean()
+    grads = torch.autograd.grad(loss, list(agent.values.parameters()), allow_unused=True)
+    assert all(grad is None for grad in grads)
+    before = parameters(agent.people.state_dict())
+    agent.update(batch_of(8, 0, IMAGE))
+    after = parameters(agent.people.state_dict())
+    assert not all(torch.equal(value, before[name]) for name, value in after.items())
+
+
+PRIVILEGED = re.compile(r"human_action|\.followed\b|privileged|\"theta\"|\.last\b")
+
+
+def test_no_agent_reads_what_only_the_simulation_knows() -> None:
+    """Transitions do not hold it (tests/test_advice_env.py), and no agent's code names it."""
+    for path in (Path(__file__).parents[1] / "agents").glob("*.py"):
+        code = re.sub(r'""".*?"""|#.*', "", path.read_text(), flags=re.DOTALL)
+        assert not PRIVILEGED.search(code), path
+    reading = 'batch.extra["human_action"]', "envs.last", 'info["theta"]', "done.followed"
+    assert all(PRIVILEGED.search(text) for text in reading)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: AADQN(OBS, gym.spaces.Discrete(3)), "AADQN gives advice"),
+        (lambda: BlindDQN(OBS, gym.spaces.Discrete(3)), "blind DQN gives advice"),
+        (lambda: AADQN(OBS, TWO, AADQNConfig(greatest_cost=0.1)), "less than the environment's"),
+        (lambda: AADQN(gym.spaces.Discrete(4), TWO), "needs Box observations"),
+        (lambda: load_experiment("aadqn/cartpole", {"replay.n_step": "2"}), "n_step must be 1"),
+        (lambda: load_experiment("aadqn/cartpole", {"advice.cots": "2"}), "did you mean"),
+        (lambda: load_experiment("aadqn/cartpole", {"advice.cost": "-1"}), "advice.cost is -1"),
+        (
+            lambda: load_experiment("aadqn/cartpole", {"env.normalize_reward": "true"}),
+            "env.normalize_reward cannot",
+        ),
+        (
+            lambda: build_experiment("x", {"algorithm": "aadqn", "env": {"id": "CartPole-v1"}}),
+            "section advice is missing",
+        ),
+    ],
+)
+def test_mistakes_are_named(make: Any, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        make()
