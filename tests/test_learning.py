@@ -59,18 +59,16 @@ GATES = {
     "dqn-acrobot": Gate("dqn/acrobot", 8_000, -250),
     # A random policy is at -79, an untrained one at -70 or less.
     "hasac-spread": Gate("hasac/spread", 25_000, -62),
-    # Untrained policies are at -73 to -78. Seeds 0 to 2 of HATD3 are at -60, -60 and -63, those of
-    # MADDPG at -61, -61 and -62; seed 0 without bootstrapping at -88 and -97, with targets that
-    # stay at -87, with the policies' sign reversed at -197.
+    # Untrained policies are at -73 to -78. Seeds 0 to 2 of HATD3 are at -60, -60 and -63; seed 0
+    # without bootstrapping at -88, with targets that stay at -87, with the policies' sign reversed
+    # at -197.
     "hatd3-spread": Gate("hatd3/spread", 30_000, -65),
-    "maddpg-spread": Gate("maddpg/spread", 20_000, -66),
     # Here all three are at 500; where terminations are bootstrapped over seed 0 is at 9.
     "ppo-cartpole": Gate("ppo/cartpole", 50_000, 400),
     # Here -158 to -183.
     "ppo-pendulum": Gate("ppo/pendulum", 65_536, -300),
     # Here -58 to -61; a random policy, and an untrained one, is as above.
     "happo-spread": Gate("happo/spread", 40_000, -66),
-    "mappo-spread": Gate("mappo/spread", 40_000, -66),
     # Net of the cost. The human alone is at 43; advice that is blind to adherence (blind_dqn) falls
     # to 83-140, seeds 0 to 4; here 217 to 281.
     "aadqn-cartpole": Gate("aadqn/cartpole", 32_000, 190),
