@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rlsuite.agents import AGENTS, drpg
+from rlsuite.agents import AGENTS, advice_learning, drpg
 from rlsuite.logger import METRICS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -50,6 +50,12 @@ def test_the_advice_of_the_docs_is_planned(capsys: pytest.CaptureFixture[str]) -
     exec(compile(program, "adherence.md", "exec"), {})
     found = re.findall(r"tensor\(\[\[([\d.]+)\]", capsys.readouterr().out)
     assert found == ["0.5000", "0.3400", "0.5000", "0.5000"]
+    (program,) = re.findall(r"<!-- learn-advice -->\n```python\n(.*?)```", text, re.DOTALL)
+    exec(compile(program, "adherence.md", "exec"), {})
+    totals = [float(x) for x in re.findall(r"\d+\.\d+", capsys.readouterr().out)]
+    assert len(totals) == 5 and 10 < sum(totals) / 5 < 60
+    listed = re.findall(r"^\| `(\w+/\w+)` \| (.+) \|$", text, re.MULTILINE)
+    assert listed == list(advice_learning.METRICS.items())
 
 
 def test_metrics_are_documented() -> None:

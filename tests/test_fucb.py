@@ -77,6 +77,19 @@ def test_a_decision_by_hand() -> None:
     assert float(dear.decide().value) == pytest.approx(defer, abs=1e-9)
 
 
+def test_the_spread_of_what_follows_counts() -> None:
+    """Two stages: action 0 leads to state 0 or 1 alike, where the human earns 0 and 1."""
+    model = random_model(52, 1, states=2, actions=2)
+    config = FUCBConfig(scale=0.01, human_scale=1e-12, episodes=10)
+    advisor = FUCB(AdviceTask(model, 2, cost=9.0), config)
+    see(advisor, (0, 2, 0, 0.0, 0), (0, 2, 0, 0.0, 1), (1, 2, 0, 1.0, 1), times=50)
+    log = math.log(2 * 2 * 2 * 10 * 2 / 0.1)
+    last = 0.01 * log / 100  # state 1 is capped at 1
+    spread = 0.01 * (math.sqrt(2 * ((1 - last) / 2) ** 2 * log / 100) + 2 * log / 100)
+    value = float(advisor.decide().value)
+    assert value == pytest.approx(0.5 + last / 2 + spread, abs=1e-4)
+
+
 def test_promises_more_than_the_optimum() -> None:
     task = AdviceTask(random_model(51, instances=20), 3, cost=0.02)
     config = FUCBConfig(scale=2.0, human_scale=1.0, episodes=100)
