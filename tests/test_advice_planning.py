@@ -99,6 +99,14 @@ def test_blind_advice_may_be_worse_than_silence() -> None:
     assert numbers(spent) == pytest.approx([0.0, 1.8], abs=1e-12)
 
 
+def test_blind_advice_above_a_threshold_by_hand() -> None:
+    """Advantages over the human are 0.5 in state 0 and 1 in state 1; in the end none is given."""
+    model = two_steps([0.9])
+    for margin, expected in ((0.4, [1, 1, 2]), (0.6, [2, 1, 2]), (1.1, [2, 2, 2])):
+        assert blind(model, 2, margin)[0, 0, 0].tolist() == expected
+    assert blind(model, 2)[0, 0, :, 2].tolist() == [2, 2]
+
+
 def test_two_steps_at_a_cost() -> None:
     model = two_steps([0.9])
     best = plan(model, 2, [0.1, 0.17, 0.1777, 0.1778, 0.18])
