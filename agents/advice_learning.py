@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 
 from rlsuite.advice import AdviceModel
-from rlsuite.agents.advice_planning import evaluate, plan, plan_budget
+from rlsuite.agents.advice_budget import plan_budget
+from rlsuite.agents.advice_planning import evaluate, plan
 from rlsuite.errors import UserError
 from rlsuite.rng import generator
 from rlsuite.settings import Count, PositiveCount, settings

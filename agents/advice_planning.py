@@ -3,8 +3,8 @@
 Dynamic programming in the tables of ``rlsuite.advice.AdviceModel``, after Chen, Li, Sun and Wang
 (ICLR 2024, arXiv 2310.00817) and, discounted, Grand-Clement and Pauphilet (arXiv 2209.01874).
 Neither text was at hand in full. The papers': the model, the monotonicity of the optimal value in
-adherence, the budget as a constrained MDP. Ours, derived and tested: the form of the Bellman
-equation used here, the rule of when to advise, how the price of a budget is found.
+adherence. Ours, derived and tested: the form of the Bellman equation used here, the rule of when to
+advise. Advice on a budget is in ``advice_budget``.
 
 With V the value after the step and u(s, a) = r(s, a) + E[V(s') | s, a] that of *executing* a:
 
@@ -16,8 +16,8 @@ and then the action at which that product is greatest. Ties go to deferring.
 
 Everything is computed for all instances and all costs (or policies) at once.
 
-Shapes: ``N`` instances, ``C`` costs or policies, ``D`` budgets, ``H`` stages, ``S`` states, ``X``
-actions; advice X is to defer.
+Shapes: ``N`` instances, ``C`` costs or policies, ``H`` stages, ``S`` states, ``X`` actions; advice
+X is to defer.
 """
 
 from __future__ import annotations
@@ -36,9 +36,6 @@ from rlsuite.errors import UserError
 
 TIE = {torch.float64: 1e-12, torch.float32: 1e-6}
 """An advice that gains no more than this over deferring is not given."""
-
-SECTIONS, ROUNDS = 8, 20
-"""A price is searched for by cutting its interval into so many parts, so many times."""
 
 Pick: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 """Which of two gains nature takes: the elementwise minimum or maximum."""
@@ -62,21 +59,6 @@ class Evaluation(NamedTuple):
     """(N, C, S) expected number of advices, followed or not; discounted with the rewards."""
 
 
-class BudgetPlan(NamedTuple):
-    """Optimal advice under a bound on its expected number: two policies, drawn from per episode."""
-
-    price: Tensor
-    """(N, D) what one more advice would be worth."""
-    policies: tuple[Tensor, Tensor]
-    """(N, D, H, S) int64 each: the one that exceeds the budget and the one that keeps it."""
-    weight: Tensor
-    """(N, D) probability of the first, to be drawn at the start of each episode."""
-    value: Tensor
-    """(N, D) expected return."""
-    advices: Tensor
-    """(N, D) expected number of advices."""
-
-
 def plan(model: AdviceModel, horizon: int, cost: ArrayLike | Tensor = 0.0) -> Plan:
     """Optimal advice over ``horizon`` stages.
 
@@ -88,7 +70,7 @@ def plan(model: AdviceModel, horizon: int, cost: ArrayLike | Tensor = 0.0) -> Pl
     Raises:
         UserError: for a negative cost or a horizon below 1.
     """
-    return _backward(model, [model.adherence], _stages(horizon), _costs(model, cost))
+    return backward(model, [model.adherence], check_horizon(horizon), _costs(model, cost))
 
 
 def plan_robust(
@@ -114,7 +96,7 @@ def plan_robust(
         UserError: as ``plan``, for ends that are no adherence, and for low above high.
     """
     thetas = _ends(model, low, high)
-    return _backward(model, thetas, _stages(horizon), _costs(model, cost))
+    return backward(model, thetas, check_horizon(horizon), _costs(model, cost))
 
 
 def plan_optimistic(
@@ -130,7 +112,7 @@ def plan_optimistic(
     is best. Arguments and errors as for ``plan_robust``.
     """
     thetas = _ends(model, low, high)[0 if model.contrarian else 1 :]
-    return _backward(model, thetas, _stages(horizon), _costs(model, cost), torch.maximum)
+    return backward(model, thetas, check_horizon(horizon), _costs(model, cost), torch.maximum)
 
 
 def plan_discounted(
@@ -189,7 +171,7 @@ def evaluate_discounted(
 
 def silence(model: AdviceModel, horizon: int) -> Tensor:
     """(1, 1, H, S) the policy that always defers: the human alone."""
-    shape = (1, 1, _stages(horizon), model.states)
+    shape = (1, 1, check_horizon(horizon), model.states)
     return torch.full(shape, model.actions, device=model.reward.device)
 
 
@@ -206,7 +188,7 @@ def blind(model: AdviceModel, horizon: int, margin: float = -math.inf) -> Tensor
     usual threshold. Of equally good actions the first.
     """
     v = _zeros(model, model.reward.new_zeros((1, 1)))
-    policy = torch.empty((_stages(horizon), *v.shape[:2]), dtype=torch.int64, device=v.device)
+    policy = torch.empty((check_horizon(horizon), *v.shape[:2]), dtype=torch.int64, device=v.device)
     tie = TIE[v.dtype]
     for h in reversed(range(horizon)):
         u = _execute(model, v, 1.0)
@@ -223,76 +205,6 @@ def where_it_differs(model: AdviceModel, policy: Tensor) -> Tensor:
     return torch.where(policy == mode, model.actions, policy)
 
 
-def plan_budget(model: AdviceModel, horizon: int, budget: ArrayLike | Tensor) -> BudgetPlan:
-    """The greatest return with at most ``budget`` advices an episode, in expectation.
-
-    A constrained MDP, by its dual: the price of an advice is narrowed until the optimal policies
-    just below and just above it spend more and no more than the budget. Mixed per episode they
-    spend exactly the budget (Altman 1999); with a price of 0 the second alone is optimal.
-
-    Args:
-        model: the problems.
-        horizon: H.
-        budget: from 0 on: a number or (D,).
-
-    Raises:
-        UserError: for a negative budget or a horizon below 1.
-    """
-    given = torch.as_tensor(budget, dtype=model.reward.dtype, device=model.reward.device)
-    given = given.reshape(-1)
-    if not bool((given >= 0).all()):
-        raise UserError(f"a budget is {float(given.min()):.6g} advices, has to be from 0 on")
-    return _bisect(model, _stages(horizon), given)
-
-
-def _bisect(model: AdviceModel, horizon: int, budget: Tensor) -> BudgetPlan:
-    def respond(price: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        policy = _backward(model, [model.adherence], horizon, price).policy
-        reached = evaluate(model, policy)
-        return policy, model.start(reached.gross), model.start(reached.advices)
-
-    # no advice is worth more than this
-    worth = horizon * (model.reward.amax((1, 2)) - model.reward.amin((1, 2)))
-    return find_price(respond, worth.expand(model.instances), budget, SECTIONS, ROUNDS)
-
-
-def find_price(
-    respond: Callable[[Tensor], tuple[Tensor, Tensor, Tensor]],
-    worth: Tensor,
-    budget: Tensor,
-    sections: int,
-    rounds: int,
-) -> BudgetPlan:
-    """The dual of a constrained MDP: the price at which the budget is spent.
-
-    Args:
-        respond: to prices (N, D) or (N, D C) the optimal policies (., ., H, S), their returns and
-            their numbers of advices.
-        worth: (N,) a price at which nothing is bought.
-        budget: (D,).
-        sections: into how many parts the interval of the price is cut; C is one less, for each
-            budget.
-        rounds: how often.
-    """
-    low = budget.new_zeros((len(worth), len(budget)))
-    high = torch.where(respond(low)[2] > budget, worth[:, None], low)
-    inner = torch.arange(1, sections, dtype=low.dtype, device=low.device) / sections
-    for _ in range(rounds):
-        between = low[..., None] + (high - low)[..., None] * inner
-        spent = respond(between.flatten(1))[2].view(between.shape)
-        edges = torch.cat([low[..., None], between, high[..., None]], 2)
-        exceeds = torch.nn.functional.pad(spent > budget[:, None], (0, 1))
-        # the first that keeps the budget, and the one before
-        first = exceeds.to(torch.int8).argmin(2, keepdim=True)
-        low, high = edges.gather(2, first)[..., 0], edges.gather(2, first + 1)[..., 0]
-    first, gross, spent = respond(low)
-    second, kept_gross, kept = respond(high)
-    surplus = spent - kept
-    weight = torch.where(spent > budget, (budget - kept) / surplus, 0.0)
-    value, advices = kept_gross + weight * (gross - kept_gross), kept + weight * surplus
-    return BudgetPlan(high, (first, second), weight, value, advices)
-
-
 def _ends(model: AdviceModel, low: Tensor, high: Tensor) -> list[Tensor]:
     ends = [replace(model, adherence=end).adherence for end in (low, high)]
     if bool((low > high).any()):
@@ -300,14 +212,17 @@ def _ends(model: AdviceModel, low: Tensor, high: Tensor) -> list[Tensor]:
     return ends
 
 
-def _backward(
+def backward(
     model: AdviceModel,
     thetas: list[Tensor],
     horizon: int,
     costs: Tensor,
     nature: Pick = torch.minimum,
 ) -> Plan:
-    """thetas: the ends of the adherence, of which nature takes one."""
+    """``plan`` with its arguments checked: costs (N or 1, C).
+
+    ``thetas`` are the ends of the adherence, (N or 1, S, X) each, of which nature takes one.
+    """
     v = _zeros(model, costs, *thetas)
     policy = torch.empty((horizon, *v.shape), dtype=torch.int64, device=v.device)
     for h in reversed(range(horizon)):
@@ -405,7 +320,8 @@ def _width(model: AdviceModel, policy: Tensor) -> int:
     return max(model.instances, len(policy))
 
 
-def _stages(horizon: int) -> int:
+def check_horizon(horizon: int) -> int:
+    """The horizon. Raises UserError below 1."""
     if horizon < 1:
         raise UserError(f"horizon is {horizon}, has to be from 1 on")
     return horizon

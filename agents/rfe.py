@@ -26,10 +26,11 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from rlsuite.advice import AdviceModel
-from rlsuite.agents import advice_planning
+from rlsuite.agents import advice_budget, advice_planning
+from rlsuite.agents.advice_budget import BudgetPlan
 from rlsuite.agents.advice_estimates import Delta, RewardRange, Transitions, choose, draw_noise
 from rlsuite.agents.advice_learning import AdviceTask, Decision, Episodes, Mixture, pure
-from rlsuite.agents.advice_planning import BudgetPlan, Plan
+from rlsuite.agents.advice_planning import Plan
 from rlsuite.rng import generator
 from rlsuite.settings import Positive, settings
 from rlsuite.types import State
@@ -127,8 +128,8 @@ class RFE:
         return Plan(found.value[..., :-1], self._advice(found.policy))
 
     def plan_budget(self, budget: ArrayLike | Tensor) -> BudgetPlan:
-        """Likewise on one or many budgets; as ``advice_planning.plan_budget``."""
-        found = advice_planning.plan_budget(self._estimate(), self.horizon, budget)
+        """Likewise on one or many budgets; as ``advice_budget.plan_budget``."""
+        found = advice_budget.plan_budget(self._estimate(), self.horizon, budget)
         first, second = (self._advice(policy) for policy in found.policies)
         return found._replace(policies=(first, second))
 

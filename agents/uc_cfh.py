@@ -21,6 +21,7 @@ import math
 import torch
 from torch import Tensor
 
+from rlsuite.agents.advice_budget import find_price
 from rlsuite.agents.advice_estimates import (
     Delta,
     RewardRange,
@@ -30,7 +31,6 @@ from rlsuite.agents.advice_estimates import (
     draw_noise,
 )
 from rlsuite.agents.advice_learning import AdviceTask, Decision, Episodes, Mixture
-from rlsuite.agents.advice_planning import find_price
 from rlsuite.errors import UserError
 from rlsuite.rng import generator
 from rlsuite.settings import Positive, PositiveCount, settings

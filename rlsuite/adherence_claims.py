@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from rlsuite.advice import AdviceModel
+from rlsuite.agents.advice_budget import plan_budget
 from rlsuite.agents.advice_learning import (
     AdviceLearning,
     AdviceTask,
@@ -29,7 +30,6 @@ from rlsuite.agents.advice_planning import (
     evaluate,
     full_control,
     plan,
-    plan_budget,
     silence,
 )
 from rlsuite.agents.agnostic_advice import AgnosticAdvice, EULERConfig, UCBVIConfig

@@ -19,14 +19,15 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from rlsuite.advice import AdviceModel, to_mixture
-from rlsuite.agents import advice_planning
+from rlsuite.agents import advice_budget
+from rlsuite.agents.advice_budget import plan_budget
 from rlsuite.agents.advice_planning import (
+    backward,
     blind,
     evaluate,
     evaluate_discounted,
     full_control,
     plan,
-    plan_budget,
     plan_discounted,
     plan_robust,
     silence,
@@ -446,7 +447,7 @@ def test_planning_waits_for_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Plans, evaluations and budgets never read a value back."""
-    monkeypatch.setattr(advice_planning, "ROUNDS", 1)
+    monkeypatch.setattr(advice_budget, "ROUNDS", 1)
     ones = {"device": fakegpu, "dtype": torch.float64}
     successor = torch.zeros((2, 4, 3, 2), dtype=torch.int64, device=fakegpu)
     table = torch.ones((2, 4, 3), **ones)  # type: ignore[call-overload]
@@ -455,9 +456,9 @@ def test_planning_waits_for_nothing(
     )
     costs = torch.zeros((1, 5), **ones)  # type: ignore[call-overload]
     with NoWaiting():
-        best = advice_planning._backward(model, [table, table], 2, costs)
+        best = backward(model, [table, table], 2, costs)
         reached = evaluate(model, best.policy)
-        found = advice_planning._bisect(model, 2, costs[0])
+        found = advice_budget._bisect(model, 2, costs[0])
         told = where_it_differs(model, blind(model, 2, 0.1))
     for result in (*best, *reached, found.value, told):
         assert str(result.device) == "fakegpu:0"

@@ -91,6 +91,7 @@ LAYERS: list[list[str]] = [
         "agents.adversaries",
         "agents.drpg",
         "agents.advice_planning",
+        "agents.advice_budget",
         "agents.advice_estimates",
         "agents.advice_learning",
         "agents.ucb_ad",
