@@ -158,7 +158,8 @@ def _inner_loops(results: Results) -> Iterator[Claim]:
 def _inner_loop(loop: str, step: float, found: Sequence[Chatter]) -> Iterator[Claim]:
     """Gates with steps of 1: the floor of the failure, and half of the others' instances.
 
-    Steps of 1 do not bring every instance to its optimum in time, even with an exact inner loop.
+    Steps of 1 do not bring every instance to its optimum in time, even with an exact inner loop. A
+    cold start that is filled gets as far as its tolerance, and has no gate.
     """
     name, arm = "inner loop", f"{loop}, step {step:g}"
     gap = np.concatenate([one.gap for one in found])
@@ -166,7 +167,7 @@ def _inner_loop(loop: str, step: float, found: Sequence[Chatter]) -> Iterator[Cl
     expected, source = (">= 0.001" if cold else "<= 1e-09", EARLIER) if step == 1 else ("", "")
     gate = Gate(low=1e-3) if cold else Gate(high=1e-9)
     for which, value, gated in (
-        ("median", float(np.median(gap)), not cold),
+        ("median", float(np.median(gap)), loop not in ("cold", "fill")),
         ("greatest", float(gap.max()), cold),
     ):
         what, held = f"{arm}: relative gap, {which} of {len(gap)}", gated and step == 1

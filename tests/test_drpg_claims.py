@@ -109,11 +109,15 @@ def test_inventory_curves(monkeypatch: pytest.MonkeyPatch) -> None:
         assert (one.random <= one.ends[:, None]).all() and (one.random.std(1) > 0).all()
 
 
-def test_frozen_lake() -> None:
+def test_frozen_lake_shifted() -> None:
     assert shifted(0, radius=0.4) == pytest.approx(SHIFTS["radius 0.4"], abs=1e-3)
-    found = toy_text(0, env="FrozenLake 4x4")
-    assert found.values == pytest.approx(TOY_VALUES["FrozenLake 4x4"], abs=1e-5)
+
+
+def test_toy_text_needs_a_wide_start() -> None:
+    found = toy_text(0, env="CliffWalking")
+    assert found.values == pytest.approx(TOY_VALUES["CliffWalking"], abs=1e-5)
     assert found.mixed == pytest.approx(found.values[2], abs=1e-6)
+    assert found.unmixed < -99.9
 
 
 def descent(gap: float, certificate: float, optimum: float = 10.0) -> Descent:
@@ -158,7 +162,7 @@ def test_gates_of_bounds() -> None:
 
 @pytest.mark.parametrize(
     ("loop", "good", "bad"),
-    [("cold", (2e-3, 0, 0), (1e-4, 1e-4, 0)), ("fill", (0, 0, 2e-4), (0, 2e-9, 2e-9))],
+    [("cold", (2e-3, 0, 0), (1e-4, 1e-4, 0)), ("warm", (0, 0, 2e-4), (0, 2e-9, 2e-9))],
 )
 def test_gates_of_inner_loops(loop: str, good: tuple[float, ...], bad: tuple[float, ...]) -> None:
     for gaps, passed in ((good, True), (bad, False)):
