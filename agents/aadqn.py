@@ -267,7 +267,7 @@ def advice_values(executed: Tensor, human: Tensor, theta: Tensor, cost: Tensor) 
         cost: (B, 1) of an advice.
     """
     unaided = (human * executed).sum(1, keepdim=True)
-    follow = to_mixture(theta, human.clamp(max=0.999)).clamp(0.0, 1.0)
+    follow = to_mixture(theta, human).clamp(0.0, 1.0)
     return torch.cat([unaided + follow * (executed - unaided) - cost, unaided], 1)
 
 
