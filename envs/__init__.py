@@ -4,6 +4,7 @@ if __name__ == "envs":
     raise ImportError("import rlsuite.envs, not envs")
 
 from rlsuite.envs.advice_env import AdviceEnv, AdviceVectorEnv
+from rlsuite.envs.advice_games import TableGame
 from rlsuite.envs.atari import AtariVectorEnv
 from rlsuite.envs.gym_env import is_resumable, make_env
 from rlsuite.envs.mamujoco import MultiAgentMujoco
@@ -31,6 +32,7 @@ __all__ = [
     "RewardNorm",
     "SerialVectorEnv",
     "Skirmish",
+    "TableGame",
     "TeamEnv",
     "VmasVectorEnv",
     "WorkerError",

@@ -67,12 +67,15 @@ class Constant(Adherence):
 class TabularTheta(Adherence):
     """(S, X) by state and advice; observations as for ``TabularHuman``."""
 
-    def __init__(self, table: ArrayLike | Tensor) -> None:
+    def __init__(
+        self, table: ArrayLike | Tensor, state: Callable[[Any], Tensor] | None = None
+    ) -> None:
+        self.state = state or state_of
         self.table = torch.as_tensor(table, dtype=torch.float64)
 
     def theta(self, obs: Tree, advice: Tensor, human: Tensor) -> Tensor:
         """Of the table."""
-        return self.table[state_of(obs), advice]
+        return self.table[self.state(obs), advice]
 
 
 class Buckets(Adherence):

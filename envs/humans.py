@@ -71,10 +71,14 @@ class ScriptedHuman(Human):
 
 
 class TabularHuman(Human):
-    """(S, X) probabilities by the state: a Discrete observation, or one-hot rows of S numbers."""
+    """(S, X) probabilities by the state: a Discrete observation, one-hot rows of S numbers, or what
+    ``state`` makes of (N, ...) observations, (N,) int64."""
 
-    def __init__(self, table: ArrayLike | Tensor) -> None:
+    def __init__(
+        self, table: ArrayLike | Tensor, state: Callable[[Any], Tensor] | None = None
+    ) -> None:
         """Raises UserError unless rows are probabilities."""
+        self.state = state or state_of
         self.table = torch.as_tensor(table, dtype=torch.float64)
         sums = self.table.sum(-1)
         if self.table.dim() != 2 or bool((self.table < 0).any() | ((sums - 1).abs() > 1e-6).any()):
@@ -82,7 +86,7 @@ class TabularHuman(Human):
 
     def probs(self, obs: Tree) -> Tensor:
         """Rows of the table."""
-        return self.table[state_of(obs)]
+        return self.table[self.state(obs)]
 
 
 class AgentHuman(Human):

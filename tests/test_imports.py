@@ -69,6 +69,7 @@ LAYERS: list[list[str]] = [
         "envs.humans",
         "envs.adherence",
         "envs.people",
+        "envs.advice_games",
         "envs.advice_env",
         "envs",
     ],
