@@ -205,6 +205,25 @@ def test_observations_are_noisy_by_the_seed_of_the_reset() -> None:
     assert not np.allclose(noise({"obs_noise": 0.1}, Discrete(2), seed=6)[1], small)
 
 
+def test_the_two_noises_are_independent() -> None:
+    space = Box(-np.float32([1, 1]), np.float32([1, 1]))
+    actions, observations = noise({"action_noise": 0.1, "obs_noise": 0.1}, space)
+    for shift in (0, 1):
+        both = np.corrcoef(actions.ravel(), observations[shift : len(actions) + shift].ravel())
+        assert abs(both[0, 1]) < 5 / math.sqrt(actions.size)
+
+
+def test_without_noise_objects_are_handed_on() -> None:
+    """Of whatever type: a Dict with a mask here."""
+
+    class Fixed(Masked):
+        def reset(self, **options: Any) -> Any:
+            return self.observation_space, {}
+
+    env = Fixed()
+    assert Perturbed(env, {"action_delay": 0}).reset()[0] is env.observation_space
+
+
 def test_actions_are_noisy_within_their_box() -> None:
     """Standard deviation as a share of half the range, whether or not observations are noisy."""
     space = Box(np.float32([-1, -4]), np.float32([1, 4]))
