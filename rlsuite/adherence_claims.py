@@ -156,7 +156,7 @@ def learn(
     task = AdviceTask(model(), horizon, budget=budget, runs=runs)
     advisor = start(task, seed)
     learning = AdviceLearning(task, advisor, replanning=Replanning(dense=dense), seed=seed)
-    marks = [mark for mark in MARKS if mark <= episodes]
+    marks = sorted({episodes, *(mark for mark in MARKS if mark < episodes)})
     found = Learned(marks, [], [], [], [], [0.0] * task.size[0], [])
     tail = torch.zeros_like(learning.total)
     for episode in range(1, episodes + 1):

@@ -60,6 +60,8 @@ def test_learning_is_looked_at_after_the_marks(monkeypatch: pytest.MonkeyPatch) 
     assert found.total[3] == pytest.approx([4 * gap] * 2, abs=1e-5)
     assert found.tail == pytest.approx([gap] * 2, abs=1e-5)
     assert found.by_cost == []
+    odd = learn(3, start=LEARNERS["oracle"], episodes=9, **setting)  # type: ignore[arg-type]
+    assert odd.marks[-2:] == [8, 9]
     explored = learn(3, start=LEARNERS["RFE-AD"], episodes=3, **setting)  # type: ignore[arg-type]
     assert torch.tensor(explored.by_cost).shape == (3, len(GAP_COSTS), 2)
     oracle = learn(3, start=LEARNERS["oracle"], episodes=2, **setting)  # type: ignore[arg-type]

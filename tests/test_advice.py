@@ -88,6 +88,7 @@ def test_expectations_with_a_shared_kernel_and_with_one_each(instances: int) -> 
         ({"adherence": [[1.2, 0.6]]}, r"adherence of 2 .* from 0 to 1"),
         ({"adherence": [[-0.1, 0.6]], "contrarian": True}, "adherence of -4.5"),
         ({"human": [[0.8, 0.3]]}, r"human at instance 0, state 0 sums to 1\.1"),
+        ({"human": [[1.2, -0.2]], "adherence": 1}, "human at .* has negative entries"),
         ({"kernel": [[[0.9], [1.0]]]}, r"probability at .* action 0 sums to 0\.9"),
         ({"kernel": [[1.0], [1.0]]}, "kernel has shape"),
         ({"reward": [[0.0, np.nan]]}, "reward is not finite at .* action 1"),
@@ -118,6 +119,11 @@ def test_successors_outside_are_refused() -> None:
             model.adherence.repeat(3, 1, 1),
             rest[4],
         )
+
+
+def test_a_state_that_is_not_left_is_live_if_it_pays() -> None:
+    assert one_step().live.tolist() == [[True]]
+    assert one_step(reward=[[0.0, 0.0]]).live.tolist() == [[False]]
 
 
 def test_a_crash_is_not_live_and_stars_pay_once() -> None:
