@@ -186,7 +186,7 @@ def test_worth_by_hand() -> None:
     name = "worth 10-6-3"
     results = {
         (name, "robust"): [judged(50, 42, 45)],
-        (name, "non-robust"): [judged(55, 40, 44), judged(60, 40, 50)],
+        (name, "non-robust"): [judged(55, 40, 45), judged(60, 40, 50)],
     }
     results[name, "robust"] *= 2
     claims = {claim.quantity: claim for claim in PAPER.claims(results)}
