@@ -111,6 +111,8 @@ def test_gates_of_learning(experiment: str, arm: str, good: Learned, bad: Learne
 def test_linear_regret_fails_and_the_best_constant_is_taken() -> None:
     (name,) = failed({("adherence safe", "theta 0.5"): [made_up(100, 0.1)]})
     assert "over that after half" in name
+    (total,) = claims({("adherence safe", "theta 1.0"): [made_up(0, 0)]})
+    assert total.value == 0
     rivals = {"UCBVI, c = 0.02": 500, "UCBVI, c = 0.005": 301, "UCBVI, c = 0.001": 400}
     results = {("regret safe", arm): [made_up(total, 0)] for arm, total in rivals.items()}
     results["regret safe", "UCB-AD"] = [made_up(100, 0)]
