@@ -221,6 +221,27 @@ def test_one_network_advises_at_every_cost() -> None:
     assert found[1.1] == [SILENT, SILENT]
 
 
+def test_costs_that_are_learned_and_asked_for() -> None:
+    """Uniform up to the greatest; the network gets them as shares of it; all advice is explored."""
+    agent = AADQN(OBS, TWO, AADQNConfig(hidden=(), greatest_cost=2.0))
+    costs = torch.cat([agent._cost(500), agent._cost(500)])
+    assert costs.shape == (1000, 1) and len(costs.unique()) > 990
+    assert 0 <= costs.min() < 0.02 and 1.98 < costs.max() <= 2
+    assert abs(costs.mean() - 1) < 0.1
+    set_constant(agent.values.head, [0.0, 0.0])
+    with torch.no_grad():
+        agent.values.head[0].weight[:, -1] = torch.tensor([0.0, 3.0])  # U = 0, 3 share
+    set_constant(agent.people, [9.0, -9.0, 9.0, 9.0])  # does 0, follows whatever is advised
+    for cost, advised in ((0.5, 1), (1.5, 1), (2.0, 1)):  # 3 share - cost is half the cost
+        agent.cost = cost
+        assert agent.act(torch.randn(2, 3), explore=False)[0].tolist() == [advised] * 2
+    with torch.no_grad():
+        agent.values.head[0].weight[:, -1] = torch.tensor([0.0, 1.9])
+    assert agent.act(torch.randn(2, 3), explore=False)[0].tolist() == [2, 2]
+    explored = torch.cat([agent.act(torch.randn(2, 3))[0] for _ in range(60)])
+    assert explored.unique().tolist() == [0, 1, 2]
+
+
 def test_blind_advice_by_hand() -> None:
     """The task's action is learned from, whatever was advised; the best is advised, or, with a
     threshold, where it is better than what the human likely does by more than that."""

@@ -58,6 +58,19 @@ def test_the_advice_of_the_docs_is_planned(capsys: pytest.CaptureFixture[str]) -
     assert listed == list(advice_learning.METRICS.items())
 
 
+def test_the_advisor_of_the_docs_is_trained(capsys: pytest.CaptureFixture[str]) -> None:
+    text = (ROOT / "docs" / "adherence.md").read_text()
+    (program,) = re.findall(r"<!-- own-advisor -->\n```python\n(.*?)```", text, re.DOTALL)
+    statements = [line for line in program.splitlines() if line and " import " not in line]
+    assert len([line for line in statements if not line.startswith("import")]) <= 15
+    short = program.replace("2_000", "60").replace("envs)]", "envs, episodes=16)]")
+    assert short != program
+    exec(compile(short, "adherence.md", "exec"), {})
+    head, human, aware = capsys.readouterr().out.splitlines()
+    assert head.split()[:4] == ["seeds", "gross", "net", "gain"]
+    assert 30 < float(human.split()[2]) < 60 and aware.startswith("aware")
+
+
 def test_metrics_are_documented() -> None:
     text = (ROOT / "docs" / "metrics.md").read_text()
     listed = re.findall(r"^\| `(.+?)` \| (.+) \|$", text, re.MULTILINE)

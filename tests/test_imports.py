@@ -124,6 +124,7 @@ LAYERS: list[list[str]] = [
         "adherence_claims",
         "adherence_report",
         "reproduce",
+        "advice_report",
         "cli",
         "__main__",
         "",

@@ -1,0 +1,202 @@
+"""What to report of an advisor: returns never without the number of advices.
+
+``python -m rlsuite.advice_report RUN...`` prints the table of finished runs; those of one config
+are put together as seeds. All play the same episodes with the same people in the same luck.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rlsuite.build import build_evaluation, load, read_experiment
+from rlsuite.envs import AdviceVectorEnv
+from rlsuite.errors import UserError
+from rlsuite.evaluate import STEP_LIMIT
+from rlsuite.stats import mean, stratified_bootstrap
+from rlsuite.tree import leaves
+from rlsuite.types import Tree
+
+
+class Advisor(Protocol):
+    """Whatever acts: an agent of this suite, or one's own."""
+
+    def act(self, obs: Tree, *, explore: bool = True) -> tuple[Tree, dict[str, Tensor]]:
+        """(N,) advice for (N, ...) observations, and a dict that is not looked at."""
+
+
+class Silent:
+    """Never advises: the human alone."""
+
+    def __init__(self, envs: AdviceVectorEnv) -> None:
+        self.silence = int(envs.spec.action_space.n) - 1  # type: ignore[attr-defined]
+
+    def act(self, obs: Tree, *, explore: bool = True) -> tuple[Tensor, dict[str, Tensor]]:
+        """To defer, everywhere."""
+        rows = len(next(leaf for _, leaf in leaves(obs)))
+        return torch.full((rows,), self.silence), {}
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """Means over the episodes of one advisor."""
+
+    gross: float
+    """Return, the cost of advice not subtracted."""
+    net: float
+    """Return less the cost of advice."""
+    gain: float
+    """Gross return above that of the human alone, in the same episodes."""
+    advices: float
+    """An episode."""
+    rate: float
+    """Share of the steps that were advised."""
+    matched: float
+    """Share of the advices that were executed; NaN without any, like what follows."""
+    gain_per_advice: float
+    """Gain over advices."""
+    needed: float
+    """Share of the advices that differ from what the human would have done: what only a simulation
+    knows."""
+    brier: float
+    """Mean squared error of the advisor's probability that its advice is executed; NaN if it does
+    not say (``believe``)."""
+
+
+FIELDS = tuple(field.name for field in fields(Score))
+
+
+def measure(agent: Advisor, envs: AdviceVectorEnv, *, episodes: int = 100, seed: int = 0) -> Score:
+    """Play without exploration, with an equal number of episodes in each of the N environments.
+
+    Args:
+        agent: the advisor.
+        envs: are reset, and left in the middle of episodes.
+        episodes: rounded up to a multiple of N.
+        seed: of the episodes and of people; the same seed, the same luck.
+
+    Raises:
+        UserError: if an episode does not end.
+    """
+    alone = sums = _play(Silent(envs), envs, episodes, seed)
+    if not isinstance(agent, Silent):
+        sums = _play(agent, envs, episodes, seed)
+    played, advices = sums["episodes"], sums["advices"]
+    gross, per_advice = sums["reward"] / played, advices if advices else float("nan")
+    gain = gross - alone["reward"] / played
+    return Score(
+        gross=gross,
+        net=sums["net"] / played,
+        gain=gain,
+        advices=advices / played,
+        rate=advices / sums["steps"],
+        matched=sums["matched"] / per_advice,
+        gain_per_advice=gain * played / per_advice,
+        needed=sums["needed"] / per_advice,
+        brier=sums["brier"] / per_advice,
+    )
+
+
+def _play(agent: Advisor, envs: AdviceVectorEnv, episodes: int, seed: int) -> dict[str, float]:
+    """Sums over all steps of the first episodes of each environment."""
+    each = -(-episodes // envs.spec.num_envs)
+    left = torch.full((envs.spec.num_envs,), each)
+    sums = dict.fromkeys(("reward", "net", "advices", "steps", "matched", "needed", "brier"), 0.0)
+    obs = envs.reset(seed)
+    for _ in range(each * STEP_LIMIT):
+        advice, _ = agent.act(obs, explore=False)
+        new = envs.step(advice)
+        assert envs.last is not None
+        done, step, counts = envs.last, new.step, left > 0
+        needed = done.advised & (done.human_action != done.advice)
+        values = {
+            "reward": step.extra["reward"],
+            "net": step.reward,
+            "advices": done.advised,
+            "steps": counts,
+            "matched": done.matched,
+            "needed": needed,
+            "brier": _squared_error(agent, obs, done.advice, done.matched),
+        }
+        for name, value in values.items():
+            assert isinstance(value, Tensor)
+            sums[name] += float(value[counts].sum(dtype=torch.float64))
+        obs = new.obs
+        left = left - (step.terminated | step.truncated).long()
+        if bool((left <= 0).all()):
+            return {**sums, "episodes": float(each * len(left))}
+    raise UserError(f"an episode did not end in {STEP_LIMIT:,} steps: set a time limit")
+
+
+def _squared_error(agent: Any, obs: Tree, advice: Tensor, matched: Tensor) -> Tensor:
+    """(N,) of the probability that the advice is executed; 0 where there is none."""
+    if not hasattr(agent, "believe"):
+        return torch.full(advice.shape, float("nan"))
+    theta = agent.believe(obs)[1].cpu()
+    said = advice < theta.shape[1]
+    guess = theta.gather(1, torch.where(said, advice, 0)[:, None])[:, 0]
+    return torch.where(said, (guess - matched.float()).square(), 0.0)
+
+
+def table(scores: Mapping[str, Sequence[Score]]) -> str:
+    """A line an advisor: means over seeds; of net return and gain also their bootstrap 95 %
+    intervals, from two seeds on (five or more make a claim)."""
+    rows = [["", "seeds", *(field.replace("_per_", "/") for field in FIELDS)]]
+    for name, found in scores.items():
+        row = [name, str(len(found))]
+        row += [_cell([getattr(score, field) for score in found], field) for field in FIELDS]
+        rows.append(row)
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) for row in rows]
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _cell(values: list[float], field: str) -> str:
+    if np.isnan(values).all():
+        return "-"
+    middle = f"{np.nanmean(values):.4g}"
+    if field not in ("net", "gain") or len(values) < 2:
+        return middle
+    interval = stratified_bootstrap(np.array(values)[:, None], mean)
+    return f"{middle} ({interval.low:.4g} to {interval.high:.4g})"
+
+
+def report(folders: Sequence[Path], *, episodes: int = 100, seed: int = 0) -> str:
+    """The table of finished runs that train in one and the same task with the same people.
+
+    Raises UserError for runs of different tasks or people, or without advice.
+    """
+    scores: dict[str, list[Score]] = {}
+    agents: dict[str, Any] = {}
+    tasks = []
+    for folder in folders:
+        experiment = read_experiment(folder)
+        tasks.append((experiment.env, experiment.advice))
+        if experiment.advice is None:
+            raise UserError(f"{folder} has no section advice: nobody is advised")
+        if tasks[0] != tasks[-1]:
+            raise UserError(f"{folder} is of another task, or of other people, than {folders[0]}")
+        run = replace(experiment.run, evaluation_episodes=min(episodes, 64))
+        envs = build_evaluation(replace(experiment, run=run), None)
+        assert isinstance(envs, AdviceVectorEnv)
+        if "human" not in scores:
+            scores["human"] = [measure(Silent(envs), envs, episodes=episodes, seed=seed)]
+        name = f"{experiment.algorithm} {experiment.name}"
+        if agents.setdefault(name, experiment.agent) != experiment.agent:
+            name = str(folder)  # of other settings: no seed of the same
+        found = measure(load(folder), envs, episodes=episodes, seed=seed)
+        scores.setdefault(name, []).append(found)
+        envs.close()
+    return table(scores)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    print(report([Path(argument) for argument in sys.argv[1:]]))

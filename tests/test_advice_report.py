@@ -1,0 +1,74 @@
+"""What is reported of an advisor, by hand on a line of ten steps."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from test_advice_env import Line, advice, envs
+from torch import Tensor
+
+from rlsuite.advice_report import Score, Silent, measure, report, table
+from rlsuite.build import train
+from rlsuite.config import load_experiment
+from rlsuite.envs.humans import ScriptedHuman
+from rlsuite.errors import UserError
+
+ZERO = ScriptedHuman(lambda obs: advice(*[0] * len(obs)), 3)
+
+
+class Speaks:
+    """Advises action 2 in the first four steps; thinks that it is done with probability 0.75."""
+
+    def act(self, obs: Any, *, explore: bool = True) -> tuple[Tensor, dict[str, Tensor]]:
+        assert not explore
+        return torch.where(obs[:, 1] < 4, 2, 3), {}
+
+    def believe(self, obs: Any) -> tuple[Tensor, Tensor]:
+        return torch.full((len(obs), 3), 1 / 3), torch.full((len(obs), 3), 0.75)
+
+
+def test_every_figure_by_hand() -> None:
+    """Always followed, 4 of 10 steps pay 2: 8, less 4 * 0.25. The human alone earns nothing."""
+    people = envs(ZERO, 1.0, cost=0.25)
+    score = measure(Speaks(), people, episodes=7, seed=3)
+    assert score == pytest.approx(Score(8, 7, 8, 4, 0.4, 1, 2, 1, 0.0625))
+    ignored = measure(Speaks(), envs(ZERO, 0.0, cost=0.25), episodes=7)
+    assert ignored == pytest.approx(Score(0, -1, 0, 4, 0.4, 0, 0, 1, 0.5625))
+    needless = measure(Speaks(), envs(ScriptedHuman(lambda o: advice(2, 2, 2), 3), 1.0))
+    assert (needless.gross, needless.gain, needless.needed) == (20, 0, 0)
+    silent = measure(Silent(people), people)
+    assert (silent.gross, silent.net, silent.gain, silent.advices) == (0, 0, 0, 0)
+    assert math.isnan(silent.matched) and math.isnan(silent.needed) and math.isnan(silent.brier)
+    lines = table({"human": [silent], "speaks": [score, ignored]}).splitlines()
+    assert lines[1].split() == ["human", "1", "0", "0", "0", "0", "0", "-", "-", "-", "-"]
+    assert lines[2].split()[:6] == ["speaks", "2", "4", "3", "(-1", "to"]
+
+
+def test_the_same_luck_for_all() -> None:
+    """Half the advice is followed: twice the same figures, other ones for another seed."""
+    people = envs(adherence=0.5)
+    found = [measure(Speaks(), people, episodes=9, seed=seed).gross for seed in (0, 0, 5)]
+    assert found[0] == found[1] != found[2]
+    assert people.spec.action_space.n == Line.action_space.n + 1
+
+
+def test_a_report_of_runs(tmp_path: Path) -> None:
+    for name, cost in (("a", "0.2"), ("b", "0.2"), ("c", "0.2"), ("other", "0.3")):
+        short = {"plan.total_transitions": "400", "plan.warmup_transitions": "350"}
+        short |= {"run.seed": str(len(name)), "advice.cost": cost, "env.num_envs": "4"}
+        short |= {"agent.hidden": "[8]"} if name == "c" else {}
+        train(load_experiment("aadqn/cartpole", short), tmp_path / name, quiet=True)
+    lines = report([tmp_path / name for name in "abc"], episodes=4).splitlines()
+    assert [line.split()[0] for line in lines] == [
+        *("seeds", "human", "aadqn"),
+        str(tmp_path / "c"),
+    ]
+    assert lines[2].split()[2] == "2"
+    with pytest.raises(UserError, match="other people"):
+        report([tmp_path / "a", tmp_path / "other"], episodes=4)
+    dqn = load_experiment("dqn/cartpole", {"plan.total_transitions": "600"})
+    train(dqn, tmp_path / "dqn", quiet=True)
+    with pytest.raises(UserError, match="no section advice"):
+        report([tmp_path / "dqn"])
