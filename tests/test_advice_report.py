@@ -12,6 +12,7 @@ from torch import Tensor
 from rlsuite.advice_report import Score, Silent, measure, report, table
 from rlsuite.build import train
 from rlsuite.config import load_experiment
+from rlsuite.envs import AdviceVectorEnv, SerialVectorEnv
 from rlsuite.envs.humans import ScriptedHuman
 from rlsuite.errors import UserError
 
@@ -52,6 +53,23 @@ def test_the_same_luck_for_all() -> None:
     found = [measure(Speaks(), people, episodes=9, seed=seed).gross for seed in (0, 0, 5)]
     assert found[0] == found[1] != found[2]
     assert people.spec.action_space.n == Line.action_space.n + 1
+
+
+class Uneven(Line):
+    """Ends after 5 steps in state 1."""
+
+    def step(self, action: int) -> Any:
+        obs, reward, over, truncated, info = super().step(action)
+        return obs, reward, over or self.steps == 5 * (2 - self.state), truncated, info
+
+
+def test_what_follows_the_episodes_does_not_count() -> None:
+    people = AdviceVectorEnv(SerialVectorEnv(Uneven, 6), ZERO, 1.0)
+    states = people.reset(4)[:, 0]
+    assert set(states.tolist()) == {0, 1}
+    score = measure(Speaks(), people, episodes=6, seed=4)
+    assert (score.advices, score.gross) == (4, 8)
+    assert score.rate == pytest.approx(4 * 6 / float((10 - 5 * states).sum()))
 
 
 def test_a_report_of_runs(tmp_path: Path) -> None:
