@@ -1,0 +1,56 @@
+"""People from section ``advice`` of a config: by import path, or an earlier run of the suite."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from rlsuite.build import build_envs, evaluate_run, load, train
+from rlsuite.cli import main
+from rlsuite.config import load_experiment
+from rlsuite.errors import UserError
+
+SHORT = {
+    "plan.total_transitions": "200",
+    "plan.warmup_transitions": "100",
+    "env.num_envs": "4",
+    "run.evaluation_episodes": "4",
+}
+
+
+def test_a_run_of_the_suite_is_advised(tmp_path: Path) -> None:
+    """Its agent, clumsy at the rate that is set, in training, evaluation and pictures."""
+    train(load_experiment("dqn/cartpole", SHORT), tmp_path / "novice", quiet=True)
+    people = {"advice.human": str(tmp_path / "novice"), "advice.human_kwargs": "{ epsilon = 0.2 }"}
+    experiment = load_experiment("aadqn/cartpole", SHORT | people)
+    envs = build_envs(experiment)
+    obs, novice = envs.reset(), load(tmp_path / "novice")
+    probs = envs._people.human.probs(obs)
+    action = novice.act(obs, explore=False)[0]
+    torch.testing.assert_close(probs.gather(1, action[:, None]), torch.full((4, 1), 0.9).double())
+
+    last = train(experiment, tmp_path / "advised", quiet=True)
+    assert evaluate_run(tmp_path / "advised").returns == last.returns
+    advisor = load(tmp_path / "advised")
+    assert set(advisor.act(obs)[0].tolist()) <= {0, 1, 2}
+    picture = str(tmp_path / "advised.gif")
+    assert main(["enjoy", str(tmp_path / "advised"), "--video", picture]) == 0
+    assert Path(picture).exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"advice.human": "rlsuite.envs.humans:nobody"}, "has no attribute 'nobody'"),
+        ({"advice.human": "no.such:human"}, "No module named"),
+        ({"advice.human": "builtins:dict", "advice.human_kwargs": "{}"}, "it has no probs"),
+        ({"advice.human": "/nowhere"}, "is not a run folder"),
+        ({"advice.human": "/nowhere", "advice.human_kwargs": "{ a = 1 }"}, "epsilon alone"),
+        ({"advice.adherence": "builtins:dict"}, "no theta"),
+        ({"advice.adherence": "1.5"}, "advice.adherence is 1.5"),
+        ({"env.id": "Pendulum-v1"}, "Discrete actions"),
+    ],
+)
+def test_mistakes_are_named(settings: dict[str, str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        build_envs(load_experiment("aadqn/cartpole", settings))
