@@ -16,6 +16,7 @@ from rlsuite.agents import (
     mappo,
     mehaml,
     ppo,
+    robust_ppo,
     sac,
     tqc,
 )
@@ -32,6 +33,7 @@ from rlsuite.agents.hatd3 import HATD3, HATD3Config
 from rlsuite.agents.mappo import MAPPO, MAPPOConfig
 from rlsuite.agents.mehaml import HASACKLConfig, MEHATRPOConfig, hasac_kl, me_hatrpo
 from rlsuite.agents.ppo import PPO, PPOConfig
+from rlsuite.agents.robust_ppo import RobustPPO, RobustPPOConfig
 from rlsuite.agents.sac import SAC, SACConfig
 from rlsuite.agents.tqc import TQC, TQCConfig
 
@@ -66,6 +68,8 @@ __all__ = [
     "MAPPOConfig",
     "MEHATRPOConfig",
     "PPOConfig",
+    "RobustPPO",
+    "RobustPPOConfig",
     "SACConfig",
     "TQCConfig",
 ]
@@ -97,6 +101,7 @@ AGENTS = {
     "hatd3": AgentEntry(HATD3, HATD3Config, hatd3.METRICS),
     "discrete_sac": AgentEntry(DiscreteSAC, DiscreteSACConfig, discrete_sac.METRICS),
     "ppo": AgentEntry(PPO, PPOConfig, ppo.METRICS, "rollout"),
+    "robust_ppo": AgentEntry(RobustPPO, RobustPPOConfig, robust_ppo.METRICS, "rollout"),
     "happo": AgentEntry(HAPPO, HAPPOConfig, happo.METRICS, "rollout"),
     "mappo": AgentEntry(MAPPO, MAPPOConfig, mappo.METRICS, "rollout"),
     "aadqn": AgentEntry(AADQN, AADQNConfig, aadqn.METRICS),

@@ -10,7 +10,7 @@ from rlsuite.envs.gym_env import is_resumable, make_env
 from rlsuite.envs.mamujoco import MultiAgentMujoco
 from rlsuite.envs.mpe import ParticleParallelEnv, ParticleVectorEnv, parallel_env
 from rlsuite.envs.normalize import NormalizedVectorEnv, ObsNorm, RewardNorm
-from rlsuite.envs.perturb import Perturbed, Physics
+from rlsuite.envs.perturb import Perturbed, Physics, Uncertain
 from rlsuite.envs.skirmish import Skirmish
 from rlsuite.envs.team import TeamEnv
 from rlsuite.envs.team_checks import check_parallel_env
@@ -34,6 +34,7 @@ __all__ = [
     "Skirmish",
     "TableGame",
     "TeamEnv",
+    "Uncertain",
     "VmasVectorEnv",
     "WorkerError",
     "WorkerVectorEnv",

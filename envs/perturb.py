@@ -2,7 +2,7 @@
 
 Physical parameters are scales, 1 as it is; ``Physics`` sets them, of Gymnasium's MuJoCo and classic
 control environments. ``Perturbed`` also disturbs what goes in and out of any environment of one
-agent.
+agent. In an ``Uncertain`` environment nature chooses the physics of every episode.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import difflib
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import gymnasium as gym
@@ -177,6 +177,60 @@ class Perturbed(gym.Wrapper[Any, Any, Any, Any]):
             return observation
         noise = self._of_obs.standard_normal(observation.shape)
         return (observation + self._obs_noise * noise).astype(observation.dtype)
+
+
+class Uncertain(gym.Wrapper[Any, Any, Any, Any]):
+    """An environment whose physics nature chooses for every episode, within a box.
+
+    ``bounds`` holds the lowest and the highest scale by parameter; 1 is between. An action is a
+    Dict of "action" and "physics", the (K,) scales in the order of ``bounds``: that of the first
+    step is in force throughout the episode, as seed and actions alone have to restore an episode.
+    Raises UserError for parameters that the environment does not have, and bounds without 1.
+    """
+
+    def __init__(self, env: gym.Env[Any, Any], bounds: Mapping[str, tuple[float, float]]) -> None:
+        super().__init__(env)
+        self._physics = Physics(env)
+        for low, high in bounds.values():
+            _check(env, self._physics.names, dict.fromkeys(bounds, low))
+            if not low <= 1.0 <= high:
+                raise UserError(f"uncertain physics have 1 within their bounds, not {low, high}")
+        of_interface = [name for name in bounds if name in DISTURBANCES]
+        if of_interface:
+            raise UserError(f"{of_interface[0]} is no physics: nature can choose physics alone")
+        self._names = list(bounds)
+        self._is_chosen = False
+        low, high = np.array(list(bounds.values()), np.float32).T
+        self.action_space = gym.spaces.Dict(
+            [("action", env.action_space), ("physics", gym.spaces.Box(low, high))]
+        )
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        """Begin an episode; its first state and observation are those of the nominal physics."""
+        self._physics.set({})
+        self._is_chosen = False
+        return self.env.reset(seed=seed, options=options)
+
+    def step(self, action: dict[str, Any]) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """Act; the first step of an episode also sets its physics."""
+        if not self._is_chosen:
+            self._is_chosen = True
+            self._physics.set(dict(zip(self._names, action["physics"].tolist(), strict=True)))
+        return self.env.step(action["action"])
+
+
+def changed(
+    make: Callable[[], gym.Env[Any, Any]],
+    values: Mapping[str, float],
+    bounds: Mapping[str, tuple[float, float]],
+) -> gym.Env[Any, Any]:
+    """What ``make`` makes, ``Perturbed`` and, around that, ``Uncertain`` where there are any."""
+    env = make()
+    if values:
+        env = Perturbed(env, values)
+    return Uncertain(env, bounds) if bounds else env
 
 
 def _check(env: gym.Env[Any, Any], physics: list[str], values: Mapping[str, float]) -> None:

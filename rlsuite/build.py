@@ -27,7 +27,6 @@ from rlsuite.envs import (
     NormalizedVectorEnv,
     ObsNorm,
     ParticleVectorEnv,
-    Perturbed,
     RewardNorm,
     SerialVectorEnv,
     VmasVectorEnv,
@@ -37,6 +36,7 @@ from rlsuite.envs import (
 )
 from rlsuite.envs.atari import STEP_LIMIT, make_watched
 from rlsuite.envs.mpe import make_watched_world
+from rlsuite.envs.perturb import changed
 from rlsuite.envs.vmas_env import STEP_LIMIT as VMAS_LIMIT
 from rlsuite.errors import UserError
 from rlsuite.evaluate import Evaluation, evaluate
@@ -49,21 +49,26 @@ from rlsuite.types import Agent, RolloutAgent, Spec, Tree, VectorEnv
 EXPERIMENT = "experiment.json"
 
 
-def env_maker(config: EnvConfig, render_mode: str | None = None) -> Callable[[], gym.Env[Any, Any]]:
-    """What builds one environment; it can be sent to another process."""
+def env_maker(
+    config: EnvConfig, render_mode: str | None = None, values: Mapping[str, float] | None = None
+) -> Callable[[], gym.Env[Any, Any]]:
+    """What builds one environment, ``Perturbed`` by ``values``; it can be sent to a process."""
     if config.is_atari:
         return functools.partial(make_watched, config.id, config.atari_protocol, render_mode)
     if config.is_particles:
         return functools.partial(make_watched_world, config.id.removeprefix("mpe/"), config.kwargs)
     if config.is_vmas:
         raise UserError(f"{config.id} cannot be shown here: vmas.render_interactively does")
-    return functools.partial(
+    make = functools.partial(
         make_env,
         config.id,
         time_limit=config.time_limit,
         kwargs=config.kwargs,
         render_mode=render_mode,
     )
+    if not (values or config.uncertain):
+        return make
+    return functools.partial(changed, make, values or {}, config.uncertain)
 
 
 def _build_native(
@@ -164,8 +169,7 @@ def build_evaluation(
             f"{config.id} cannot be perturbed: environments that come one by one can, of one agent"
         )
     if made is None:
-        make = env_maker(config)
-        made = SerialVectorEnv(lambda: Perturbed(make(), values) if values else make(), episodes)
+        made = SerialVectorEnv(env_maker(config, values=values), episodes)
     made = advised(experiment, made)
     return envs.frozen(made) if isinstance(envs, NormalizedVectorEnv) else made
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from rlsuite.advisees import AdviceConfig
 from rlsuite.agents import AGENTS, AADQNConfig, BlindDQNConfig
@@ -20,7 +20,9 @@ from rlsuite.errors import UserError
 from rlsuite.loops import ReplayPlan, RolloutPlan
 from rlsuite.run import RunConfig
 from rlsuite.samplers import SAMPLERS, SamplerName
-from rlsuite.settings import Count, Fraction, PositiveCount, describe_field, settings
+from rlsuite.settings import Count, Fraction, Positive, PositiveCount, describe_field, settings
+
+Bounds = Annotated[tuple[Positive, Positive], Field(strict=False)]
 
 
 @settings
@@ -46,6 +48,9 @@ class EnvConfig:
     are chosen and the agent learns."""
     time_limit: PositiveCount | None = None
     """Steps until an episode is truncated; unset keeps the environment's own limit."""
+    uncertain: dict[str, Bounds] = field(default_factory=dict)
+    """Physics that nature chooses for every episode, for robust_ppo: the lowest and the highest
+    scale, with 1 between, of parameters as `rlsuite evaluate --perturb` names them."""
     normalize_obs: bool = False
     """Whether observations are scaled by their running mean and variance."""
     normalize_reward: bool = False
@@ -295,6 +300,7 @@ def _explain(error: ValidationError, section: str, sections: Mapping[str, type])
 
 
 ATARI = {
+    "uncertain": "it has no physics to choose",
     "kwargs": "env.protocol says how the game is played",
     "workers": "it has its own threads",
     "normalize_obs": "its observations are images, scaled by the network",
@@ -302,13 +308,17 @@ ATARI = {
 }
 """Settings that make no sense for Atari games, and why."""
 PARTICLES = {
+    "uncertain": "it has no physics to choose",
     "workers": "all its environments are stepped at once",
     "time_limit": "its episodes have 25 steps",
     "normalize_obs": "its observations have unit scale",
     "normalize_reward": "its rewards have unit scale",
 }
 """The same for the particle environments."""
-VMAS = {"workers": "all its environments are stepped at once"}
+VMAS = {
+    "uncertain": "it has no physics to choose",
+    "workers": "all its environments are stepped at once",
+}
 """The same for VMAS."""
 
 

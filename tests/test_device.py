@@ -41,6 +41,7 @@ from rlsuite.agents.hatd3 import HATD3, HATD3Config
 from rlsuite.agents.mappo import MAPPO
 from rlsuite.agents.mehaml import HASACKLConfig, MEHATRPOConfig, hasac_kl, me_hatrpo
 from rlsuite.agents.ppo import PPO, PPOConfig
+from rlsuite.agents.robust_ppo import RobustPPO, RobustPPOConfig
 from rlsuite.agents.sac import SAC, SACConfig
 from rlsuite.buffers import (
     DenseRRMSampler,
@@ -403,6 +404,17 @@ def test_rollouts_on_the_fake_device(
     obs = torch.zeros(2, *space.shape, dtype=torch.uint8 if space is IMAGE else torch.float32)
     metrics = learn_from_rollout(agent, obs, fakegpu)
     found = [*metrics.values(), *agent.policy.parameters(), *agent.value.parameters()]
+    assert {t.device.type for t in found} == {fakegpu}
+
+
+def test_nature_on_the_fake_device(fakegpu: str) -> None:
+    box = gym.spaces.Box(np.float32([0.5, 0.2]), np.float32([2.0, 1.0]))
+    action = gym.spaces.Dict([("action", FOUR), ("physics", box)])
+    config = RobustPPOConfig(hidden=(16,), batch_size=3, epochs=2, memory=3)
+    agent = RobustPPO(OBS, action, config, device=fakegpu)
+    assert agent.chosen is None
+    metrics = learn_from_rollout(agent, torch.zeros(2, *OBS.shape), fakegpu)
+    found = [*metrics.values(), *agent.memory, agent.chosen, agent.playing, agent.so_far]
     assert {t.device.type for t in found} == {fakegpu}
 
 

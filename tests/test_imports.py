@@ -84,6 +84,7 @@ LAYERS: list[list[str]] = [
         "agents.hasac",
         "agents.hatd3",
         "agents.ppo",
+        "agents.robust_ppo",
         "agents.happo",
         "agents.mappo",
         "agents.soft_policy_iteration",

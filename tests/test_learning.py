@@ -12,6 +12,9 @@ from typing import NamedTuple
 
 import pytest
 
+from rlsuite.config import load_experiment
+from rlsuite.robustness import evaluate_robustness
+
 CATCH = """
 algorithm = "dqn"
 [env]
@@ -77,19 +80,14 @@ GATES = {
 }
 
 
-@pytest.mark.learning
-@pytest.mark.parametrize("name", GATES)
-def test_learns(name: str, tmp_path: Path) -> None:
-    gate, config = GATES[name], GATES[name].config
-    if "\n" in config:
-        (tmp_path / "config.toml").write_text(config)
-        config = str(tmp_path / "config.toml")
+def train(config: str, transitions: int, folder: Path) -> None:
+    """Three seeds, each in a folder of its number."""
     processes = [
         subprocess.Popen(
             [
                 *(sys.executable, "-m", "rlsuite", "train", config, "--quiet"),
-                *("--folder", str(tmp_path / str(seed)), "--run.seed", str(seed)),
-                *("--plan.total_transitions", str(gate.transitions), "--run.threads", "1"),
+                *("--folder", str(folder / str(seed)), "--run.seed", str(seed)),
+                *("--plan.total_transitions", str(transitions), "--run.threads", "1"),
                 *("--run.evaluate_every_transitions", "0"),
                 *("--run.checkpoint_every_transitions", "0"),
             ],
@@ -98,6 +96,16 @@ def test_learns(name: str, tmp_path: Path) -> None:
         for seed in range(3)
     ]
     assert [process.wait() for process in processes] == [0, 0, 0]
+
+
+@pytest.mark.learning
+@pytest.mark.parametrize("name", GATES)
+def test_learns(name: str, tmp_path: Path) -> None:
+    gate, config = GATES[name], GATES[name].config
+    if "\n" in config:
+        (tmp_path / "config.toml").write_text(config)
+        config = str(tmp_path / "config.toml")
+    train(config, gate.transitions, tmp_path)
     means = []
     for seed in range(3):
         content = json.loads((tmp_path / str(seed) / "evaluation.json").read_text())
@@ -105,3 +113,15 @@ def test_learns(name: str, tmp_path: Path) -> None:
         means.append(statistics.fmean(evaluation["returns"]))
     print(name, means)
     assert statistics.median(means) >= gate.at_least, means
+
+
+@pytest.mark.learning
+def test_robust_ppo_withstands_the_worst_corner(tmp_path: Path) -> None:
+    """Median of three seeds at the worst corner of the box: PPO has WORST_PPO there."""
+    train("robust_ppo/cartpole", 50_000, tmp_path)
+    bounds = load_experiment("robust_ppo/cartpole").env.uncertain
+    corners = {name: list(ends) for name, ends in bounds.items()}
+    results = [evaluate_robustness(tmp_path / str(seed), corners, episodes=3) for seed in range(3)]
+    worst = [result.means.min() for result in results]
+    print("robust_ppo-cartpole", worst)
+    assert statistics.median(worst) >= 400, worst

@@ -13,8 +13,9 @@ from gymnasium.envs.classic_control import PendulumEnv
 from gymnasium.spaces import Box, Discrete, MultiDiscrete
 from toy_teams import make_mixed
 
-from rlsuite.envs import Perturbed, Physics, make_env
+from rlsuite.envs import Perturbed, Physics, Uncertain, make_env
 from rlsuite.envs.gym_env import is_resumable
+from rlsuite.envs.perturb import changed
 from rlsuite.errors import UserError
 
 MODEL = """
@@ -252,6 +253,73 @@ def test_discrete_actions_slip() -> None:
 def test_perturbed_environments_repeat_themselves() -> None:
     values = {"mass": 1.5, "action_delay": 2, "action_noise": 0.1, "obs_noise": 0.01}
     assert is_resumable(lambda: Perturbed(make_env("Hopper-v5"), values), seed=0)
+
+
+BOUNDS = {"mass": (0.5, 2.0), "friction": (0.3, 1.0)}
+
+
+def play(env: gym.Env[Any, Any], scales: list[list[float]], steps: int = 40) -> list[Any]:
+    """An episode of random actions; nature plays ``scales`` one after the other."""
+    rng = np.random.default_rng(0)
+    seen = [env.reset(seed=4)[0]]
+    for t in range(steps):
+        action: Any = rng.uniform(-1, 1, 3).astype(np.float32)
+        if isinstance(env, Uncertain):
+            physics = np.float32(scales[min(t, len(scales) - 1)])
+            action = {"action": action, "physics": physics}
+        seen += list(env.step(action)[:2])
+    return seen
+
+
+def test_nature_chooses_the_physics_of_an_episode_at_its_first_step() -> None:
+    """And of that one alone: the next begins from the nominal first state."""
+    env = Uncertain(make_env("Hopper-v5"), BOUNDS)
+    for scales in ([2.0, 0.5], [0.5, 1.0], [1.0, 1.0]):
+        plain = make_env("Hopper-v5")
+        expected = [plain.reset(seed=4)[0]]
+        Physics(plain).set(dict(zip(BOUNDS, scales, strict=True)))
+        expected += play_on(plain)
+        assert is_equal(play(env, [scales, [1.5, 0.7]]), expected)
+    assert is_equal(play(env, [[1.0, 1.0]]), play(make_env("Hopper-v5"), []))
+
+
+def play_on(env: gym.Env[Any, Any], steps: int = 40) -> list[Any]:
+    rng = np.random.default_rng(0)
+    actions = [rng.uniform(-1, 1, 3).astype(np.float32) for _ in range(steps)]
+    return [x for action in actions for x in env.step(action)[:2]]
+
+
+def test_uncertain_environments_repeat_themselves() -> None:
+    """The Humanoid observes its inertias, also in the first observation of an episode."""
+    bounds = {"mass": (0.5, 2.0)}
+    assert is_resumable(lambda: Uncertain(make_env("Humanoid-v5"), bounds), seed=0)
+
+
+def test_nature_chooses_around_what_is_perturbed() -> None:
+    make = partial(make_env, "Hopper-v5")
+    both = play(changed(make, {"mass": 0.75}, BOUNDS), [[2.0, 1.0]])
+    assert is_equal(both[1:], play(changed(make, {}, BOUNDS), [[1.5, 1.0]])[1:])
+    plain = changed(make, {}, {})
+    assert not isinstance(plain, Perturbed | Uncertain)
+
+
+@pytest.mark.parametrize(
+    ("make", "bounds", "message"),
+    [
+        (PendulumEnv, {"mas": (0.5, 2.0)}, "PendulumEnv has no 'mas'; did you mean mass?"),
+        (PendulumEnv, {"mass": (1.5, 2.0)}, "1 within their bounds, not (1.5, 2.0)"),
+        (PendulumEnv, {"mass": (0.5, 0.9)}, "1 within their bounds, not (0.5, 0.9)"),
+        (PendulumEnv, {"mass": (0.0, 2.0)}, "mass=0 for PendulumEnv: a scale has to be above 0"),
+        (PendulumEnv, {"obs_noise": (0.0, 2.0)}, "obs_noise is no physics"),
+        (make_mixed, {"mass": (0.5, 2.0)}, "has several agents"),
+    ],
+)
+def test_mistakes_in_bounds(
+    make: Callable[[], gym.Env[Any, Any]], bounds: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UserError) as raised:
+        Uncertain(make(), bounds)
+    assert message in str(raised.value)
 
 
 class Masked(Echo):

@@ -42,7 +42,7 @@ evaluate_every_transitions = 300
 evaluation_episodes = 2
 checkpoint_every_transitions = 60
 """
-ON_POLICY = ("ppo", "happo", "mappo")
+ON_POLICY = ("ppo", "robust_ppo", "happo", "mappo")
 CASES = {
     "sac": """
 algorithm = "sac"
@@ -247,6 +247,19 @@ normalize_reward = true
 [agent]
 hidden = [16]
 normalize_values = true
+""",
+    "robust_ppo-workers-mujoco-normalized": """
+algorithm = "robust_ppo"
+[env]
+id = "InvertedPendulum-v5"
+num_envs = 3
+workers = 1
+normalize_obs = true
+normalize_reward = true
+uncertain = { mass = [0.5, 2.0], gravity = [0.9, 1.2] }
+[agent]
+hidden = [16]
+memory = 10
 """,
     "happo": """
 algorithm = "happo"

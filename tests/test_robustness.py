@@ -2,6 +2,7 @@
 
 import csv
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlsuite.build import run_evaluator
+from rlsuite.build import load, read_experiment, run_evaluator
 from rlsuite.cli import main
+from rlsuite.envs import SerialVectorEnv, make_env
+from rlsuite.envs.perturb import changed
 from rlsuite.errors import UserError
 from rlsuite.evaluate import Evaluation
+from rlsuite.evaluate import evaluate as evaluate_agent
 from rlsuite.robustness import Robustness, parse_ranges, plot_robustness
 
 TINY = [
@@ -121,6 +125,21 @@ def test_pictures_show_the_means(
         assert [text.get_text() for text in axes.texts] == ["2", "12", "22", "32"]
         assert (axes.get_ylabel(), axes.get_xlabel()) == ("mass", "noise")
         assert [label.get_text() for label in axes.get_yticklabels()] == ["0.5", "1"]
+
+
+def test_a_policy_trained_against_nature_is_evaluated_without_it(tmp_path: Path) -> None:
+    """As the plain environment is, also under what nature could not choose, or not so far."""
+    folder = tmp_path / "run"
+    words = ["train", "robust_ppo/cartpole", "--folder", str(folder), "--quiet"]
+    words += ["--plan.total_transitions", "512", "--plan.steps_per_rollout", "32"]
+    assert main([*words, "--run.evaluation_episodes", "2"]) == 0
+    evaluate = run_evaluator(folder)
+    agent, experiment = load(folder), read_experiment(folder)
+    for values in ({}, {"force": 3.0}, {"gravity": 2.0, "obs_noise": 0.1}):
+        envs = SerialVectorEnv(partial(changed, partial(make_env, "CartPole-v1"), values, {}), 2)
+        result = evaluate(values)
+        assert evaluate_agent(agent.ppo, envs, seed=result.seed, transitions=512) == result
+    assert experiment.env.uncertain["force"] == (0.5, 2.0)
 
 
 @given(st.integers(-40, 40), st.integers(1, 60), st.integers(2, 12))
