@@ -14,6 +14,7 @@ import argparse
 import json
 import platform
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,7 @@ def main() -> None:
     if options.out:
         commit = subprocess.run(COMMIT, capture_output=True, text=True, check=False).stdout.strip()
         content = {
-            "command": f"python benchmarks/robust_cartpole.py --seeds {options.seeds}",
+            "command": " ".join(["python benchmarks/robust_cartpole.py", *sys.argv[1:]]),
             "commit": commit,
             "machine": platform.platform(),
             "experiment": experiment_of("robust", 0, options.transitions).to_dict(),

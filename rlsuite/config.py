@@ -218,6 +218,8 @@ def build_experiment(
             problems += _explain(error, section, sections)
     if not problems:
         problems = _cross_check(parts)
+        if parts["env"].uncertain and algorithm != "robust_ppo":
+            problems.append(f"env.uncertain is for robust_ppo, not for {algorithm}")
     if problems:
         raise UserError(f"{name}: {'; '.join(problems)}")
     return Experiment(
@@ -286,7 +288,11 @@ def _explain(error: ValidationError, section: str, sections: Mapping[str, type])
             texts[key] = [_unknown(key, own)]
             continue
         if problem["type"] == "missing":
-            texts[key] = [f"{key} is missing: {describe_field(sections[section], setting)}"]
+            meaning = describe_field(sections[section], setting)
+            lacks = (
+                "is missing" if len(problem["loc"]) == 1 else f"has {problem['input']!r}, too few"
+            )
+            texts[key] = [f"{key} {lacks}: {meaning}"]
             continue
         given[key] = problem["input"]
         message = problem["msg"].removeprefix("Input should be ")

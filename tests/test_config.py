@@ -160,6 +160,21 @@ def test_mistakes_in_a_plan_of_rollouts(overrides: dict[str, str], message: str)
     assert message in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("config", "bounds", "message"),
+    [
+        ("ppo/cartpole", "{force = [0.5, 2]}", "env.uncertain is for robust_ppo, not for ppo"),
+        ("robust_ppo/cartpole", "{force = [0.5]}", "env.uncertain has [0.5], too few: Physics"),
+        ("robust_ppo/cartpole", "{force = [0, 2]}", "env.uncertain is 0 but should be greater"),
+        ("robust_ppo/cartpole", "[1, 2]", "env.uncertain is [1, 2] but should be"),
+    ],
+)
+def test_mistakes_in_uncertain_physics(config: str, bounds: str, message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        load_experiment(config, {"env.uncertain": bounds})
+    assert message in str(caught.value)
+
+
 def test_a_sampler_brings_its_own_settings() -> None:
     assert set(get_args(SamplerName)) == set(SAMPLERS)
     experiment = load_experiment("sac/pendulum", {"replay.sampler": "lap", "sampler.alpha": "0.5"})

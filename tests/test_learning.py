@@ -117,7 +117,7 @@ def test_learns(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.learning
 def test_robust_ppo_withstands_the_worst_corner(tmp_path: Path) -> None:
-    """Median of three seeds at the worst corner of the box: PPO has WORST_PPO there."""
+    """Of the box: PPO's seeds are at 229, 500 and 12 on its grid, here all three at 500."""
     train("robust_ppo/cartpole", 50_000, tmp_path)
     bounds = load_experiment("robust_ppo/cartpole").env.uncertain
     corners = {name: list(ends) for name, ends in bounds.items()}
