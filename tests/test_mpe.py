@@ -14,7 +14,7 @@ from test_vector import same_bits, same_step
 
 from rlsuite.build import env_maker
 from rlsuite.checkpoint import CheckpointStore
-from rlsuite.config import EnvConfig
+from rlsuite.config import EnvConfig, build_experiment
 from rlsuite.envs import ParticleVectorEnv, SerialVectorEnv, parallel_env
 from rlsuite.envs.lane import episode_seed
 from rlsuite.envs.layout import ObservationLayout
@@ -184,7 +184,8 @@ def test_a_team_of_particles_on_video(tmp_path):
         def act(self, obs, *, explore=True):
             return {name: torch.zeros(1, 5) for name in obs["agents"]}, {}
 
-    path = record_video(Still(), EnvConfig(id="mpe/spread"), tmp_path / "team.gif", max_steps=3)
+    experiment = build_experiment("test", {"algorithm": "hasac", "env": {"id": "mpe/spread"}})
+    path = record_video(Still(), experiment, tmp_path / "team.gif", max_steps=3)
     assert imageio.mimread(path)[0].shape[:2] == (400, 400)
 
 
