@@ -276,5 +276,4 @@ def tasks() -> list[Task]:
 
 def run(task: Task, seed: int, folder: Path) -> Any:
     """Measure one arm; arms of one experiment meet the same luck."""
-    torch.set_num_threads(1)  # in tables so small more of them wait for each other
     return EXPERIMENTS[task.experiment][task.arm](derive_seed(seed, task.experiment, bits=31))

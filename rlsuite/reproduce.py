@@ -164,11 +164,16 @@ def _run(run: Callable[[Task, int, Path], Any], seed: int, folder: Path, task: T
 def _work(
     run: Callable[[Task], Any], tasks: Sequence[Task], processes: int
 ) -> Iterator[tuple[int, Any]]:
-    """Number of a task and what came of it, as they end."""
+    """Number of a task and what came of it, as they end; every one has a single thread."""
     if processes == 1:
-        yield from enumerate(map(run, tasks))
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            yield from enumerate(map(run, tasks))
+        finally:
+            torch.set_num_threads(threads)
         return
-    # A fork of a process with threads may hang; every core has a process of one thread.
+    # A fork of a process with threads may hang.
     context = get_context("spawn")
     with ProcessPoolExecutor(processes, context, torch.set_num_threads, (1,)) as pool:
         running: dict[Future[Any], int] = {}

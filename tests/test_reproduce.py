@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from rlsuite import er_rr, reproduce
 from rlsuite.claims import Claim, Gate, Task, markdown, mean_error, ratio_error, table_csv
@@ -187,6 +188,19 @@ def test_without_pictures_the_figures_are_kept(
     assert main(words) == 0
     assert "warning: no pictures: plots need matplotlib: pip install" in capsys.readouterr().err
     assert (tmp_path / "results.csv").exists()
+
+
+def test_a_task_has_one_thread() -> None:
+    def threads(task: Task, seed: int, folder: Path) -> int:
+        return torch.get_num_threads()
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        found = measure(PAPER._replace(run=threads), [Task("any", "arm", 0)], 0, UNUSED)
+        assert (found["any", "arm"], torch.get_num_threads()) == ([1], 2)
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_papers_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
