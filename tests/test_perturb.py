@@ -225,6 +225,20 @@ def test_without_noise_objects_are_handed_on() -> None:
     assert Perturbed(env, {"action_delay": 0}).reset()[0] is env.observation_space
 
 
+def test_an_action_without_noise_is_not_clipped() -> None:
+    taken = []
+
+    class Watched(gym.ActionWrapper[Any, Any, Any]):
+        def action(self, action: Any) -> Any:
+            taken.append(float(action[0]))
+            return action
+
+    env = Perturbed(Watched(gym.make("Pendulum-v1")), {"obs_noise": 0.1})
+    env.reset(seed=0)
+    env.step(np.float32([3.0]))
+    assert taken == [3.0]
+
+
 def test_actions_are_noisy_within_their_box() -> None:
     """Standard deviation as a share of half the range, whether or not observations are noisy."""
     space = Box(np.float32([-1, -4]), np.float32([1, 4]))
