@@ -6,18 +6,33 @@ Every agent has to pass this: add its config to ``CASES``. More kills than the d
 
 import csv
 import json
+import os
 import random
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Callable
+from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
 import torch
 
+from rlsuite.agents.adversaries import AscentConfig, GradientAdversary
+from rlsuite.agents.drpg import DRPG, METRICS, published
 from rlsuite.checkpoint import CheckpointStore
+from rlsuite.cli import main
+from rlsuite.envs.garnet import garnet
+from rlsuite.loops import SolvePlan, solve_loop
+from rlsuite.run import Run, RunConfig
 from rlsuite.types import Chunk
+
+CONTEXT = get_context("forkserver")
+CONTEXT.set_forkserver_preload(
+    ["rlsuite.build", "rlsuite.cli", "torch._dynamo", "matplotlib.figure", "mujoco", "pytest"]
+)
 
 # Odd numbers on purpose: checkpoints fall between log lines, the ring wraps, episodes are cut in
 # the middle, and the epoch of the sampler is never done at a checkpoint.
@@ -282,53 +297,70 @@ hidden = [16]
 }
 
 
-# A solver has no config: its program is started again, and goes on.
-SOLVER = """
-import sys
-from pathlib import Path
-
-import torch
-
-from rlsuite.agents.adversaries import AscentConfig, GradientAdversary
-from rlsuite.agents.drpg import DRPG, METRICS, published
-from rlsuite.envs.garnet import garnet
-from rlsuite.loops import SolvePlan, solve_loop
-from rlsuite.run import Run, RunConfig
-
-torch.set_num_threads(1)
-folder = Path(sys.argv[1])
-folder.mkdir(exist_ok=True)
-mdp = garnet(15, 8, 3, instances=4)
-config = RunConfig(log_every_transitions=7, checkpoint_every_transitions=20)
-with Run(folder, config, 201, METRICS, None, quiet=True) as run:
-    few = AscentConfig(max_solves=5)
-    solver = DRPG(mdp, published(15), adversary=GradientAdversary(mdp, few))
-    solve_loop(solver, SolvePlan(total_iterations=201), run)
-"""
-
-
 def config_of(case: str) -> str:
     plan = ROLLOUT_PLAN if case.split("-")[0] in ON_POLICY else REPLAY_PLAN
     return CASES[case] + plan + RUN
 
 
-def rlsuite(*words: object) -> subprocess.Popen:
-    return python("-m", "rlsuite", *words, "--quiet")
+def command(*words: object) -> None:
+    """The command ``rlsuite``."""
+    sys.exit(main([*map(str, words), "--quiet"]))
 
 
-def python(*words: object) -> subprocess.Popen:
-    return subprocess.Popen(
-        [sys.executable, *map(str, words)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+def solve(folder: Path) -> None:
+    """A solver has no config: its program is started again, and goes on."""
+    torch.set_num_threads(1)
+    folder.mkdir(exist_ok=True)
+    mdp = garnet(15, 8, 3, instances=4)
+    config = RunConfig(log_every_transitions=7, checkpoint_every_transitions=20)
+    with Run(folder, config, 201, METRICS, None, quiet=True) as run:
+        few = AscentConfig(max_solves=5)
+        solver = DRPG(mdp, published(15), adversary=GradientAdversary(mdp, few))
+        solve_loop(solver, SolvePlan(total_iterations=201), run)
 
 
-def finish(process: subprocess.Popen) -> None:
-    _, errors = process.communicate(timeout=300)
-    assert process.returncode == 0, errors
+class Process:
+    """A function in a process of its own, forked from one that has only imported."""
+
+    def __init__(self, function: Callable[..., None], *arguments: object) -> None:
+        descriptor, self.errors = tempfile.mkstemp()
+        os.close(descriptor)
+        self._process = CONTEXT.Process(target=_alone, args=(self.errors, function, arguments))
+        self._process.start()
+
+    def running(self) -> bool:
+        return self._process.is_alive()
+
+    def signal(self, number: int) -> None:
+        os.kill(self._process.pid, number)
+
+    def finish(self, seconds: float = 300) -> tuple[int, str]:
+        """Exit code and what was printed to stderr."""
+        self._process.join(seconds)
+        assert not self.running()
+        errors = Path(self.errors)
+        text = errors.read_text()
+        errors.unlink()
+        return self._process.exitcode, text
+
+    def kill(self) -> bool:
+        """Whether it was still running."""
+        alive = self.running()
+        self._process.kill()
+        self.finish()
+        return alive
+
+
+def _alone(errors: str, function: Callable[..., None], arguments: tuple) -> None:
+    os.setsid()
+    for stream, path in ((1, os.devnull), (2, errors)):
+        os.dup2(os.open(path, os.O_WRONLY), stream)
+    function(*arguments)
+
+
+def finish(process: Process) -> None:
+    code, errors = process.finish()
+    assert code == 0, errors
 
 
 def outcome(folder: Path) -> dict:
@@ -361,14 +393,22 @@ def differences(a: object, b: object, path: str = "") -> list[str]:
     return [] if a == b else [path]
 
 
-def wait_for_training(process: subprocess.Popen, folder: Path, since: float) -> None:
+def wait_for_rows(process: Process, folder: Path, rows: int) -> None:
+    """Until so many rows of metrics have been written, or the process has ended."""
     log = folder / "metrics.csv"
-    while process.poll() is None and not (log.exists() and log.stat().st_mtime >= since):
-        time.sleep(0.01)
+    while process.running() and not (log.exists() and log.read_bytes().count(b"\n") > rows):
+        time.sleep(0.003)
 
 
-def wait_for_a_checkpoint_being_written(process: subprocess.Popen, folder: Path) -> None:
-    while process.poll() is None and not list((folder / "checkpoints").glob(".staging-*")):
+def wait_for_more(process: Process, folder: Path, since: float) -> None:
+    """Until there are metrics of after ``since``."""
+    log = folder / "metrics.csv"
+    while process.running() and not (log.exists() and log.stat().st_mtime >= since):
+        time.sleep(0.003)
+
+
+def wait_for_a_checkpoint_being_written(process: Process, folder: Path) -> None:
+    while process.running() and not list((folder / "checkpoints").glob(".staging-*")):
         pass
 
 
@@ -382,20 +422,12 @@ def reference(case: str, references: dict, tmp_path_factory: pytest.TempPathFact
         folder = tmp_path_factory.mktemp(case)
         config = folder / "config.toml"
         config.write_text(config_of(case))
-        process = rlsuite("train", config, "--folder", folder / "run")
-        wait_for_training(process, folder / "run", 0)
+        process = Process(command, "train", config, "--folder", folder / "run")
+        wait_for_rows(process, folder / "run", 1)
         began = time.monotonic()
         finish(process)
         references[case] = (config, time.monotonic() - began, outcome(folder / "run"))
     return references[case]
-
-
-def kill(process: subprocess.Popen) -> bool:
-    """Whether it was still running."""
-    alive = process.poll() is None
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    return alive
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -414,29 +446,29 @@ def test_killed_and_resumed_ends_the_same(
         if killed == wanted:
             break
         folder = tmp_path / str(number)
-        process = rlsuite("train", config, "--folder", folder)
-        wait_for_training(process, folder, 0)
+        process = Process(command, "train", config, "--folder", folder)
+        # By progress, for no two runs take as long.
+        wait_for_rows(process, folder, rng.randint(1, 8 if number % 2 else 11))
         if number % 2:
-            time.sleep(rng.uniform(0, 0.5) * seconds)
             wait_for_a_checkpoint_being_written(process, folder)
             time.sleep(rng.uniform(0, 0.01))
         else:
-            time.sleep(rng.uniform(0, 0.8) * seconds)
-        killed += kill(process)
+            time.sleep(rng.uniform(0, 0.07) * seconds)
+        killed += process.kill()
         if rng.random() < 0.4:  # killed once more while it resumes
-            process, since = rlsuite("resume", folder), time.time()
-            wait_for_training(process, folder, since)
+            process, since = Process(command, "resume", folder), time.time()
+            wait_for_more(process, folder, since)
             time.sleep(rng.uniform(0, 0.3) * seconds)
-            kill(process)
-        finish(rlsuite("resume", folder))
+            process.kill()
+        finish(Process(command, "resume", folder))
         assert differences(expected, outcome(folder)) == []
     assert killed == wanted
     print(f"{case}: {killed} runs killed, all endings identical")
 
 
 def test_a_killed_solver_ends_the_same(tmp_path: Path, pytestconfig: pytest.Config) -> None:
-    whole = python("-c", SOLVER, tmp_path / "whole")
-    wait_for_training(whole, tmp_path / "whole", 0)
+    whole = Process(solve, tmp_path / "whole")
+    wait_for_rows(whole, tmp_path / "whole", 1)
     began = time.monotonic()
     finish(whole)
     seconds, expected = time.monotonic() - began, outcome(tmp_path / "whole")
@@ -447,11 +479,11 @@ def test_a_killed_solver_ends_the_same(tmp_path: Path, pytestconfig: pytest.Conf
         if killed == wanted:
             break
         folder = tmp_path / str(number)
-        process = python("-c", SOLVER, folder)
-        wait_for_training(process, folder, 0)
-        time.sleep(rng.uniform(0, 0.8) * seconds)
-        killed += kill(process)
-        finish(python("-c", SOLVER, folder))
+        process = Process(solve, folder)
+        wait_for_rows(process, folder, rng.randint(1, 24))
+        time.sleep(rng.uniform(0, 0.03) * seconds)
+        killed += process.kill()
+        finish(Process(solve, folder))
         assert differences(expected, outcome(folder)) == []
     assert killed == wanted
 
@@ -460,15 +492,14 @@ def test_stopped_by_a_signal_and_resumed_ends_the_same(
     references: dict, tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
 ) -> None:
     """Ctrl-C saves, at a moment between the regular checkpoints, and says how to go on."""
-    config, seconds, expected = reference("sac", references, tmp_path_factory)
-    process = rlsuite("train", config, "--folder", tmp_path / "run")
-    wait_for_training(process, tmp_path / "run", 0)
-    time.sleep(0.3 * seconds)
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 75
+    config, _, expected = reference("sac", references, tmp_path_factory)
+    process = Process(command, "train", config, "--folder", tmp_path / "run")
+    wait_for_rows(process, tmp_path / "run", 5)
+    process.signal(signal.SIGINT)
+    code, errors = process.finish(60)
+    assert code == 75
     assert f"continue with: rlsuite resume {tmp_path / 'run'}" in errors
-    finish(rlsuite("resume", tmp_path / "run"))
+    finish(Process(command, "resume", tmp_path / "run"))
     assert differences(expected, outcome(tmp_path / "run")) == []
 
 
@@ -476,12 +507,8 @@ def test_how_often_one_saves_changes_nothing(
     references: dict, tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
 ) -> None:
     config, _, expected = reference("sac", references, tmp_path_factory)
-    finish(
-        rlsuite(
-            *("train", config, "--folder", tmp_path / "run"),
-            *("--run.checkpoint_every_transitions", 0),
-        )
-    )
+    never = ("--run.checkpoint_every_transitions", 0)
+    finish(Process(command, "train", config, "--folder", tmp_path / "run", *never))
     assert differences(expected, outcome(tmp_path / "run")) == []
 
 
