@@ -3,10 +3,12 @@
 The long ones are commands: ``benchmarks/learning.py``.
 """
 
+import itertools
 import json
 import statistics
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -80,8 +82,8 @@ GATES = {
 }
 
 
-def train(config: str, transitions: int, folder: Path) -> None:
-    """Three seeds, each in a folder of its number."""
+def train(config: str, transitions: int, folder: Path, seeds: Sequence[int]) -> None:
+    """Each seed in a folder of its number."""
     processes = [
         subprocess.Popen(
             [
@@ -93,9 +95,23 @@ def train(config: str, transitions: int, folder: Path) -> None:
             ],
             stdout=subprocess.DEVNULL,
         )
-        for seed in range(3)
+        for seed in seeds
     ]
-    assert [process.wait() for process in processes] == [0, 0, 0]
+    assert [process.wait() for process in processes] == [0] * len(seeds)
+
+
+def median_passes(gate: float, scores: Callable[[Sequence[int]], list[float]]) -> bool:
+    """Whether the median of seeds 0 to 2 is at least the gate; a third is run if two disagree."""
+    first = scores((0, 1))
+    if (first[0] >= gate) == (first[1] >= gate):
+        return first[0] >= gate
+    return scores((2,))[0] >= gate
+
+
+@pytest.mark.parametrize("values", list(itertools.product((0.0, 1.0, 2.0), repeat=3)))
+def test_two_that_agree_decide_a_median(values: tuple[float, ...]) -> None:
+    expected = statistics.median(values) >= 1.0
+    assert median_passes(1.0, lambda seeds: [values[seed] for seed in seeds]) == expected
 
 
 @pytest.mark.learning
@@ -105,23 +121,30 @@ def test_learns(name: str, tmp_path: Path) -> None:
     if "\n" in config:
         (tmp_path / "config.toml").write_text(config)
         config = str(tmp_path / "config.toml")
-    train(config, gate.transitions, tmp_path)
-    means = []
-    for seed in range(3):
-        content = json.loads((tmp_path / str(seed) / "evaluation.json").read_text())
-        (evaluation,) = content["evaluations"]
-        means.append(statistics.fmean(evaluation["returns"]))
-    print(name, means)
-    assert statistics.median(means) >= gate.at_least, means
+
+    def scores(seeds: Sequence[int]) -> list[float]:
+        train(config, gate.transitions, tmp_path, seeds)
+        means = []
+        for seed in seeds:
+            content = json.loads((tmp_path / str(seed) / "evaluation.json").read_text())
+            (evaluation,) = content["evaluations"]
+            means.append(statistics.fmean(evaluation["returns"]))
+        print(name, seeds, means)
+        return means
+
+    assert median_passes(gate.at_least, scores)
 
 
 @pytest.mark.learning
 def test_robust_ppo_withstands_the_worst_corner(tmp_path: Path) -> None:
     """Of the box: PPO's seeds are at 229, 500 and 12 on its grid, here all three at 500."""
-    train("robust_ppo/cartpole", 50_000, tmp_path)
     bounds = load_experiment("robust_ppo/cartpole").env.uncertain
     corners = {name: list(ends) for name, ends in bounds.items()}
-    results = [evaluate_robustness(tmp_path / str(seed), corners, episodes=3) for seed in range(3)]
-    worst = [result.means.min() for result in results]
-    print("robust_ppo-cartpole", worst)
-    assert statistics.median(worst) >= 400, worst
+
+    def scores(seeds: Sequence[int]) -> list[float]:
+        train("robust_ppo/cartpole", 50_000, tmp_path, seeds)
+        found = [evaluate_robustness(tmp_path / str(s), corners, episodes=3) for s in seeds]
+        print(seeds, [result.means for result in found])
+        return [float(result.means.min()) for result in found]
+
+    assert median_passes(400, scores)
