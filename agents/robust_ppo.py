@@ -12,6 +12,7 @@ the policy over-fits to it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import gymnasium as gym
@@ -91,6 +92,8 @@ class RobustPPO:
             torch.zeros(config.memory, dtype=torch.bool, device=self.device),
         )
         self.random = generator(seed, "robust_ppo physics", device=self.device)
+        self.draw: Callable[[int], Tensor] = self._draw
+        """(N, K) physics for N environments that search."""
         # Of each training environment, from the first action on:
         self.chosen: Tensor | None = None
         """(N, K) physics of the episodes that begin from now on."""
@@ -108,7 +111,7 @@ class RobustPPO:
             nominal = torch.ones((envs, len(self.low)), device=self.device)
             return {"action": action, "physics": nominal}, extra
         if self.chosen is None:
-            self.chosen = self.playing = self._draw(envs)
+            self.chosen = self.playing = self.draw(envs)
             self.so_far = torch.zeros(envs, device=self.device)
         return {"action": action, "physics": self.chosen}, extra
 
@@ -141,7 +144,7 @@ class RobustPPO:
     def _choose(self, scores: Tensor) -> Tensor:
         """(N, K) physics: drawn anew, the last rows the worst that are known, as far as any are."""
         assert self.chosen is not None
-        drawn = self._draw(len(self.chosen))
+        drawn = self.draw(len(self.chosen))
         worst = min(round((1 - self.config.search) * len(drawn)), self.config.memory)
         lowest, at = scores.topk(worst, largest=False)
         found = self.memory.physics.index_select(0, at)

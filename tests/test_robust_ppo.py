@@ -190,3 +190,11 @@ def test_a_restored_agent_goes_on_bit_for_bit() -> None:
 def test_other_environments_are_refused(space: Any) -> None:
     with pytest.raises(UserError, match=r"set env.uncertain, such as \{mass = \[0.5, 1.5\]\}"):
         RobustPPO(OBS, space)
+
+
+def test_the_search_can_be_replaced() -> None:
+    agent = make(memory=6)
+    agent.draw = lambda envs: torch.full((envs, 2), 0.5)
+    assert (agent.act(torch.zeros(4, 3))[0]["physics"] == 0.5).all()  # type: ignore[index,operator]
+    agent.memory = Memory(torch.ones(6, 2), torch.zeros(6), torch.arange(6) < 1)
+    assert agent._choose(score(agent.memory))[:, 0].tolist() == [0.5, 0.5, 1.0, 0.5]
