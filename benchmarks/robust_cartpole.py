@@ -113,6 +113,16 @@ def accept(worst: dict[str, list[float]]) -> dict[str, Any]:
     return {"means": means, "robust against": against, "passed": passed}
 
 
+def say(budget: int, outcome: dict[str, Any]) -> None:
+    """A few lines for people."""
+    means = ", ".join(f"{arm} {value:.1f}" for arm, value in outcome["means"].items())
+    print(f"{budget} transitions: {'passed' if outcome['passed'] else 'NOT PASSED'}; means {means}")
+    for arm, found in outcome["robust against"].items():
+        point, low, high = found["difference"].values()
+        seeds = ", ".join(found["seeds"])
+        print(f"  robust - {arm}: {point:.1f} (95 %: {low:.1f} to {high:.1f}); {seeds}", flush=True)
+
+
 def draw(rows: list[dict[str, Any]], out: Path) -> None:
     """Mean over the seeds by transitions, a line an arm, and each seed as a dot."""
     figure = make_figure(6.0, 3.8)
@@ -161,7 +171,7 @@ def main() -> None:
                 shown = " ".join(f"{value:>8.1f}" for value in figures.values())
                 print(f"{arm:<12} {seed:>4} {steps:>7} {shown}  {result.worst}", flush=True)
         acceptance[budget] = accept(worst)
-        print(json.dumps({budget: acceptance[budget]}, indent=1), flush=True)
+        say(budget, acceptance[budget])
     commit = subprocess.run(COMMIT, capture_output=True, text=True, check=False).stdout.strip()
     content = {
         "command": " ".join(["python benchmarks/robust_cartpole.py", *sys.argv[1:]]),
