@@ -11,7 +11,8 @@ for ``solve_loop``; regret there is of the *planned* policy, for the one that ex
 on purpose.
 
 RFE-AD is planning at cost 0, RFE-beta at any cost, RFE-CMDP on a budget: ``decide`` deploys what
-the task asks for, ``plan`` and ``plan_budget`` plan for whatever else.
+the task asks for, ``plan`` and ``plan_budget`` plan for whatever else. ``OnlineRFE`` plays what it
+has planned, more and more often.
 
 Shapes: ``N`` runs, ``H`` stages, ``S`` states, ``X`` actions; advice X is to defer.
 """
@@ -155,3 +156,37 @@ class RFE:
         self.seen.load_state_dict(state["seen"])
         self.ties.set_state(state["ties"])
         self.doubt = state["doubt"].clone()
+
+
+class OnlineRFE:
+    """Reward-free exploration that earns on the way: regret is of what it plays.
+
+    Episode k is played by the planned policy with probability 1 - 1 / sqrt(k), else it explores; k
+    is that of the last decision. On a budget exploration may ask for more than is allowed.
+    """
+
+    def __init__(self, rfe: RFE) -> None:
+        self.rfe = rfe
+
+    def decide(self) -> Decision:
+        """Play and deploy the mixture; its value is at most that of the plan."""
+        explore, plan, value = self.rfe.decide()
+        episode = 1 + self.rfe.seen.visits[0].sum() / self.rfe.horizon
+        rate = episode.rsqrt()
+        both = Mixture(
+            torch.cat([explore.policies, plan.policies], 1),
+            torch.cat([rate * explore.weight, (1 - rate) * plan.weight], 1),
+        )
+        return Decision(both, both, value)
+
+    def learn(self, episodes: Episodes) -> None:
+        """As the one that explores does."""
+        self.rfe.learn(episodes)
+
+    def state_dict(self) -> State:
+        """Its."""
+        return self.rfe.state_dict()
+
+    def load_state_dict(self, state: State) -> None:
+        """Continue bit for bit."""
+        self.rfe.load_state_dict(state)

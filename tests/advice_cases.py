@@ -20,7 +20,7 @@ from rlsuite.agents.advice_learning import (
 )
 from rlsuite.agents.agnostic_advice import AgnosticAdvice, EULERConfig
 from rlsuite.agents.fucb import FUCB
-from rlsuite.agents.rfe import RFE
+from rlsuite.agents.rfe import RFE, OnlineRFE
 from rlsuite.agents.uc_cfh import UCCFH
 from rlsuite.agents.ucb_ad import UCBAD
 
@@ -111,6 +111,7 @@ ADVISORS: dict[str, Callable[[AdviceTask], Advisor]] = {
     "ucbvi": AgnosticAdvice,
     "euler": lambda task: AgnosticAdvice(task, EULERConfig()),
     "rfe": RFE,
+    "rfe online": lambda task: OnlineRFE(RFE(task)),
     "uc_cfh": UCCFH,
 }
 """By name, with the settings that they have."""

@@ -1,5 +1,6 @@
 """Reward-free exploration: its bonus by hand, one exploration for all costs and budgets."""
 
+import copy
 import math
 
 import pytest
@@ -8,9 +9,9 @@ from advice_cases import budget_by_lp, plan_by_loops, random_model, see
 from test_advice import one_step
 
 from rlsuite.agents.advice_estimates import RewardRange
-from rlsuite.agents.advice_learning import AdviceLearning, AdviceTask, Replanning
+from rlsuite.agents.advice_learning import AdviceLearning, AdviceTask, Decision, Replanning
 from rlsuite.agents.advice_planning import evaluate, plan
-from rlsuite.agents.rfe import RFE, RFEConfig
+from rlsuite.agents.rfe import RFE, OnlineRFE, RFEConfig
 from rlsuite.envs.advice_tables import FLAPPY_HORIZON, flappy
 
 COSTS = [0, 0.05, 0.1, 0.2, 0.4]
@@ -136,3 +137,32 @@ def test_a_budget_is_nearly_kept_in_the_truth() -> None:
     assert (learning.gross > 2.5).all()
     assert (learning.advices < 3.4).all()
     assert learning.optimum.item() == pytest.approx(3.0517, abs=1e-4)
+
+
+@pytest.mark.parametrize("budget", [None, 1.2])
+def test_online_it_plays_what_it_planned_more_and_more(budget: float | None) -> None:
+    """Explores all of episode 1, half of episode 4, a tenth of episode 100; regret is of both
+    together."""
+    task = AdviceTask(random_model(63, 2), 3, budget=budget)
+    rfe, judge = RFE(task), AdviceLearning(task, RFE(task))
+    before = copy.deepcopy(rfe.state_dict())
+    online = AdviceLearning(task, OnlineRFE(rfe))
+    for k in range(1, 101):
+        if k in (4, 100):
+            before = copy.deepcopy(online.advisor.state_dict())
+        online.iterate()
+        if k not in (1, 4, 100):
+            continue
+        play, deploy, _ = online.decision
+        rate = pytest.approx([1 / math.sqrt(k)] * 2)
+        assert play is deploy and play.weight[:, 0].tolist() == rate
+        assert play.weight.sum(1).tolist() == pytest.approx([1, 1])
+        offline = RFE(task)
+        offline.load_state_dict(before)
+        explore, plan, value = offline.decide()
+        assert torch.equal(play.policies, torch.cat([explore.policies, plan.policies], 1))
+        gaps = []
+        for policy in (explore, plan):
+            judge._judge(Decision(policy, policy, value))
+            gaps.append(judge.gap)
+        torch.testing.assert_close(online.gap, torch.lerp(gaps[1], gaps[0], 1 / math.sqrt(k)))
