@@ -14,7 +14,7 @@ through convolutions, everything else is flattened. One-step targets alone.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 import gymnasium as gym
@@ -55,6 +55,9 @@ class AADQNConfig:
     greatest_cost: Positive | None = None
     """Learn the values for all costs from 0 to this one at once, with the cost as an input; unset
     learns them for the environment's cost."""
+    known_human: bool = False
+    """Know what the human does unaided, in place of an estimate; adherence is learned. For people
+    who act by the observation alone."""
     huber_threshold: Positive = 1.0
     """Error of a value from which its loss is linear."""
     lr: Positive = 1e-3
@@ -105,7 +108,8 @@ class AADQN:
     """Adherence-aware advisor.
 
     Actions at the interface are advice: 0 to X - 1, or X to defer. ``cost`` is what it takes an
-    advice to cost; if conditioned on it, another one can be set at any time.
+    advice to cost; if conditioned on it, another one can be set at any time. A known human is the
+    setting E1 of the paper, but for the dynamics.
     """
 
     def __init__(
@@ -114,17 +118,27 @@ class AADQN:
         action_space: gym.Space[Any],
         config: AADQNConfig | None = None,
         *,
+        human: Callable[[Tensor], Tensor] | None = None,
         device: torch.device | str = "cpu",
         seed: int = 0,
     ) -> None:
         """Fresh networks.
 
-        Raises UserError unless actions are advice, observations a Box and the cost within range.
+        ``human``, if known: (B, X) probabilities of what they do unaided on (B, ...) observations,
+        such as ``probs`` of a Human; on the observations' device, or each update waits for copies.
+
+        Raises UserError unless actions are advice, observations a Box and the cost within range;
+        and for a ``human`` without ``config.known_human`` or the other way round.
         """
         self.config = config = config or AADQNConfig()
         self.device = torch.device(device)
         space = advice_space(action_space, "AADQN")
-        self.actions, self.cost = space.actions, space.cost
+        self.actions, self.cost, self.human = space.actions, space.cost, human
+        if config.known_human is not (human is not None):
+            raise UserError(
+                f"agent.known_human is {config.known_human}, and a human is "
+                f"{'not ' if human is None else ''}given: AADQN(..., human=...) needs both"
+            )
         if config.greatest_cost is not None and self.cost > config.greatest_cost:
             raise UserError(
                 f"agent.greatest_cost ({config.greatest_cost}) is less than the environment's cost "
@@ -158,9 +172,10 @@ class AADQN:
     @torch.no_grad()
     def act(self, obs: Tree, *, explore: bool = True) -> tuple[Tensor, dict[str, Tensor]]:
         """(N,) int64 epsilon-greedy advice; nothing to store beside it."""
-        features = self.values.encoder(to_device(obs, self.device))
+        seen = to_device(obs, self.device)
+        features = self.values.encoder(seen)
         cost = features.new_full((len(features), 1), self.cost)
-        human, theta = beliefs(self.people(features))
+        human, theta = self._beliefs(seen, features)
         greedy = advice_values(self.values(features, self._scaled(cost)), human, theta, cost)
         return self.exploration(greedy.argmax(1), self.actions + 1, explore=explore), {}
 
@@ -168,9 +183,11 @@ class AADQN:
     def believe(self, obs: Tree) -> tuple[Tensor, Tensor]:
         """(N, X) estimates: what the human does unaided, and P(a = m | s, m), the exclusive form.
 
-        Both are frequencies that the advisor has seen; ``rlsuite.advice.to_mixture`` converts.
+        Both are frequencies that the advisor has seen, unless the human is known;
+        ``rlsuite.advice.to_mixture`` converts.
         """
-        return beliefs(self.people(self.values.encoder(to_device(obs, self.device))))
+        seen = to_device(obs, self.device)
+        return self._beliefs(seen, self.values.encoder(seen))
 
     def update(self, batch: Batch) -> Update:
         """One update from a batch on the agent's device: values, people, target."""
@@ -216,11 +233,19 @@ class AADQN:
         """
         features = self.values.encoder(batch.next_obs)
         scaled = self._scaled(cost)
-        human, theta = beliefs(self.people(features))
+        human, theta = self._beliefs(batch.next_obs, features)
         best = advice_values(self.values(features, scaled), human, theta, cost).argmax(1)
         later = self.target(self.target.encoder(batch.next_obs), scaled)
         value = advice_values(later, human, theta, cost).gather(1, best[:, None])[:, 0]
         return batch.extra["reward"] + batch.discount * value, best, theta
+
+    def _beliefs(self, obs: Tree, features: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, X) human and (B, X) exclusive adherence, of observations and their features."""
+        human, theta = beliefs(self.people(features))
+        if self.human is not None:
+            assert isinstance(obs, Tensor)
+            human = self.human(obs).to(human, non_blocking=True)
+        return human, theta
 
     def _cost(self, rows: int) -> Tensor:
         """(rows, 1) costs to learn at: uniform up to the greatest, or the environment's."""

@@ -86,7 +86,8 @@ class TabularHuman(Human):
 
     def probs(self, obs: Tree) -> Tensor:
         """Rows of the table."""
-        return self.table[self.state(obs)]
+        state = self.state(obs)
+        return self.table.to(state.device)[state]
 
 
 class AgentHuman(Human):

@@ -7,13 +7,17 @@ from collections.abc import Callable
 from dataclasses import field
 from typing import Any
 
-from rlsuite.advice import Form
+from gymnasium.spaces import Discrete
+from torch import Tensor
+
+from rlsuite.advice import AdviceSpace, Form
 from rlsuite.envs import AdviceVectorEnv
 from rlsuite.envs.adherence import Adherence
 from rlsuite.envs.humans import AgentHuman, EpsilonHuman, Human
+from rlsuite.envs.people import People
 from rlsuite.errors import UserError
 from rlsuite.settings import Fraction, NonNegative, PositiveCount, settings
-from rlsuite.types import VectorEnv
+from rlsuite.types import State, VectorEnv
 
 
 @settings
@@ -48,7 +52,7 @@ def with_people(
     """
     return AdviceVectorEnv(
         envs,
-        _human(config, envs, load),
+        _human(config, int(getattr(envs.spec.action_space, "n", 0)), load),
         _adherence(config),
         cost=config.cost,
         form=config.form,
@@ -57,7 +61,29 @@ def with_people(
     )
 
 
-def _human(config: AdviceConfig, envs: VectorEnv, load: Callable[[str], Any]) -> Human:
+def known_human(
+    config: AdviceConfig, space: AdviceSpace, load: Callable[[str], Any]
+) -> Callable[[Tensor], Tensor]:
+    """The people's (B, X) probabilities of what they do unaided on the advisor's observations.
+
+    Raises UserError for people with a memory, for whom an observation is not enough.
+    """
+    human = _human(config, space.actions, load)
+    if _remembers(human.state_dict()):
+        raise UserError(
+            f"agent.known_human: what {config.human} does does not follow from the observation "
+            "alone (it has a memory); unset it"
+        )
+    people = People(Discrete(space.actions), human, _adherence(config), budget=config.budget)
+    # What ``People.append`` has added is not for them to see.
+    return lambda obs: human.probs(obs[:, : -people.features] if people.features else obs)
+
+
+def _remembers(state: State) -> bool:
+    return any(_remembers(part) if isinstance(part, dict) else True for part in state.values())
+
+
+def _human(config: AdviceConfig, actions: int, load: Callable[[str], Any]) -> Human:
     if ":" in config.human:
         human = _made("advice.human", config.human, config.human_kwargs)
         if not hasattr(human, "probs"):
@@ -66,7 +92,6 @@ def _human(config: AdviceConfig, envs: VectorEnv, load: Callable[[str], Any]) ->
     unknown = config.human_kwargs.keys() - {"epsilon"}
     if unknown:
         raise UserError(f"advice.human_kwargs of a run can have epsilon alone, not {unknown}")
-    actions = int(getattr(envs.spec.action_space, "n", 0))
     novice = AgentHuman(load(config.human), actions)
     return EpsilonHuman(novice, float(config.human_kwargs.get("epsilon", 0.0)))
 

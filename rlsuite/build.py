@@ -17,7 +17,8 @@ import gymnasium as gym
 import torch
 from torch import Tensor
 
-from rlsuite.advisees import with_people
+from rlsuite.advice import AdviceSpace
+from rlsuite.advisees import known_human, with_people
 from rlsuite.agents import AGENTS
 from rlsuite.buffers import Replay, RolloutStorage
 from rlsuite.checkpoint import CheckpointStore
@@ -125,12 +126,17 @@ def advised(experiment: Experiment, envs: VectorEnv, seed: int = 0) -> VectorEnv
 
 def build_agent(experiment: Experiment, spec: Spec) -> Any:
     """A fresh ``Agent`` or ``RolloutAgent`` on the experiment's device."""
+    known: dict[str, Any] = {}
+    if getattr(experiment.agent, "known_human", False):
+        assert experiment.advice is not None and isinstance(spec.action_space, AdviceSpace)
+        known["human"] = known_human(experiment.advice, spec.action_space, load)
     return AGENTS[experiment.algorithm].agent(
         spec.observation_space,
         spec.action_space,
         experiment.agent,
         device=find_device(experiment.run.device),
         seed=experiment.run.seed,
+        **known,
     )
 
 

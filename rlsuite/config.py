@@ -375,6 +375,10 @@ def _check_advice(
             problems.append("section advice is missing: this agent gives advice, to whom?")
         if rest["replay"].n_step > 1:
             problems.append("replay.n_step must be 1: it learns from what was executed")
+    if getattr(agent, "known_human", False) and env.normalize_obs:
+        problems.append(
+            "env.normalize_obs cannot be set with agent.known_human: people see the raw ones"
+        )
     if advice is not None and env.normalize_reward:
         problems.append("env.normalize_reward cannot be set with advice, whose cost is in rewards")
     if advice is not None and env.groups > 1:

@@ -124,6 +124,31 @@ def test_target_by_hand(executed: int, error: float) -> None:
     )
 
 
+def test_a_known_human_takes_the_place_of_the_estimate() -> None:
+    """In advice, beliefs and targets. Who is torn does 1 no more often on advice, and 0 is worse:
+    silence, worth 2, and 3.5 by the target. Who does 0 for sure does 1 on half the advices: 2 less
+    0.25 against 1, and 3.5 less 0.25 by the target."""
+
+    def human(obs: torch.Tensor) -> torch.Tensor:
+        return torch.where(obs[:, :1] > 0, torch.tensor([0.5, 0.5]), torch.tensor([1.0, 0.0]))
+
+    agent = AADQN(OBS, TWO, replace(SMALL, known_human=True), human=human)
+    set_constant(agent.values.head, [1.0, 3.0])
+    set_constant(agent.target.head, [5.0, 2.0])
+    set_constant(agent.people, [np.log(3), 0.0, np.log(7), 0.0])
+    seen = torch.tensor([[1.0, 0, 0], [-1.0, 0, 0]])
+    assert agent.act(seen, explore=False)[0].tolist() == [2, 1]
+    assert agent.believe(seen)[0].tolist() == [[0.5, 0.5], [1.0, 0.0]]
+    batch = replace(
+        batch_of(2),
+        next_obs=seen,
+        discount=torch.tensor([0.5, 0.5]),
+        extra={"executed": torch.tensor([1, 1]), "reward": torch.zeros(2)},
+    )
+    found = agent.update(batch).priority
+    torch.testing.assert_close(found, torch.tensor([3 - 3.5 / 2, 3 - 3.25 / 2]))
+
+
 def test_the_target_follows() -> None:
     agent = AADQN(OBS, TWO, replace(SMALL, target_rate=0.25, target_period=2))
     start = parameters(agent.target.state_dict())
@@ -307,12 +332,20 @@ def test_no_agent_reads_what_only_the_simulation_knows() -> None:
         (lambda: BlindDQN(OBS, gym.spaces.Discrete(3)), "blind DQN gives advice"),
         (lambda: AADQN(OBS, TWO, AADQNConfig(greatest_cost=0.1)), "less than the environment's"),
         (lambda: AADQN(gym.spaces.Discrete(4), TWO), "needs Box observations"),
+        (lambda: AADQN(OBS, TWO, AADQNConfig(known_human=True)), "a human is not given"),
+        (lambda: AADQN(OBS, TWO, human=lambda obs: obs), "known_human is False"),
         (lambda: load_experiment("aadqn/cartpole", {"replay.n_step": "2"}), "n_step must be 1"),
         (lambda: load_experiment("aadqn/cartpole", {"advice.cots": "2"}), "did you mean"),
         (lambda: load_experiment("aadqn/cartpole", {"advice.cost": "-1"}), "advice.cost is -1"),
         (
             lambda: load_experiment("aadqn/cartpole", {"env.normalize_reward": "true"}),
             "env.normalize_reward cannot",
+        ),
+        (
+            lambda: load_experiment(
+                "aadqn/cartpole", {"env.normalize_obs": "true", "agent.known_human": "true"}
+            ),
+            "env.normalize_obs cannot",
         ),
         (
             lambda: build_experiment("x", {"algorithm": "aadqn", "env": {"id": "CartPole-v1"}}),

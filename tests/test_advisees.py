@@ -1,13 +1,15 @@
 """People from section ``advice`` of a config: by import path, or an earlier run of the suite."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from rlsuite.build import build_envs, evaluate_run, load, train
+from rlsuite.build import build_agent, build_envs, evaluate_run, load, train
 from rlsuite.cli import main
 from rlsuite.config import load_experiment
+from rlsuite.envs.humans import StickyHuman, cartpole_angle
 from rlsuite.errors import UserError
 
 SHORT = {
@@ -18,6 +20,16 @@ SHORT = {
 }
 
 
+def novice_probs(novice: Any, obs: torch.Tensor) -> torch.Tensor:
+    """Of erring in one step of five."""
+    action = novice.act(obs, explore=False)[0]
+    return torch.full((len(obs), 2), 0.1).scatter(1, action[:, None], 0.9)
+
+
+def mindful() -> StickyHuman:
+    return StickyHuman(cartpole_angle(), 0.5)
+
+
 def test_a_run_of_the_suite_is_advised(tmp_path: Path) -> None:
     """Its agent, clumsy at the rate that is set, in training, evaluation and pictures."""
     train(load_experiment("dqn/cartpole", SHORT), tmp_path / "novice", quiet=True)
@@ -26,16 +38,25 @@ def test_a_run_of_the_suite_is_advised(tmp_path: Path) -> None:
     envs = build_envs(experiment)
     obs, novice = envs.reset(), load(tmp_path / "novice")
     probs = envs._people.human.probs(obs)
-    action = novice.act(obs, explore=False)[0]
-    torch.testing.assert_close(probs.gather(1, action[:, None]), torch.full((4, 1), 0.9).double())
+    torch.testing.assert_close(probs.float(), novice_probs(novice, obs))
 
     last = train(experiment, tmp_path / "advised", quiet=True)
     assert evaluate_run(tmp_path / "advised").returns == last.returns
     advisor = load(tmp_path / "advised")
     assert set(advisor.act(obs)[0].tolist()) <= {0, 1, 2}
+
+    known = people | {"agent.known_human": "true", "advice.budget": "9"}
+    experiment = load_experiment("aadqn/cartpole", SHORT | known)
+    envs = build_envs(experiment)
+    knows, obs = build_agent(experiment, envs.spec), envs.reset()
+    assert obs.shape == (4, 5)  # the novice does not see what is left of the budget
+    torch.testing.assert_close(knows.believe(obs)[0], novice_probs(novice, obs[:, :4]))
     picture = str(tmp_path / "advised.gif")
     assert main(["enjoy", str(tmp_path / "advised"), "--video", picture]) == 0
     assert Path(picture).exists()
+
+
+KNOWN = {"agent.known_human": "true", "advice.human_kwargs": "{}"}
 
 
 @pytest.mark.parametrize(
@@ -49,8 +70,10 @@ def test_a_run_of_the_suite_is_advised(tmp_path: Path) -> None:
         ({"advice.adherence": "builtins:dict"}, "no theta"),
         ({"advice.adherence": "1.5"}, "advice.adherence is 1.5"),
         ({"env.id": "Pendulum-v1"}, "Discrete actions"),
+        ({"advice.human": f"{__name__}:mindful"} | KNOWN, "it has a memory"),
     ],
 )
 def test_mistakes_are_named(settings: dict[str, str], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        build_envs(load_experiment("aadqn/cartpole", settings))
+        experiment = load_experiment("aadqn/cartpole", settings)
+        build_agent(experiment, build_envs(experiment).spec)

@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import gymnasium as gym
@@ -55,6 +56,7 @@ from rlsuite.buffers import (
     UniformSampler,
     sums,
 )
+from rlsuite.envs.humans import EpsilonHuman, ScriptedHuman
 from rlsuite.rng import generator
 from rlsuite.types import Agent, Batch, Step, Update
 
@@ -309,9 +311,11 @@ def test_discrete_actions_on_the_fake_device(
     assert {t.device.type for t in found} == {fakegpu}
 
 
+RULE = EpsilonHuman(ScriptedHuman(lambda obs: obs.flatten(1)[:, 2] > 0, 3), 0.1)
 ADVICE = {
     "aadqn": (AADQN, AADQNConfig(hidden=(16,), hidden_people=(8,))),
     "aadqn-conditioned": (AADQN, AADQNConfig(hidden=(), greatest_cost=1.0, target_period=2)),
+    "aadqn-known": (partial(AADQN, human=RULE.probs), AADQNConfig(known_human=True)),
     "blind_dqn": (BlindDQN, BlindDQNConfig(hidden=(16,), threshold=0.1, target_period=1)),
 }
 

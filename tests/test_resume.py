@@ -217,6 +217,7 @@ cost = 0.1
 budget = 20
 [agent]
 hidden = [16]
+known_human = true
 greatest_cost = 0.5
 target_period = 3
 [replay]
