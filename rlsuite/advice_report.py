@@ -1,12 +1,11 @@
 """What to report of an advisor: returns never without the number of advices.
 
-``python -m rlsuite.advice_report RUN...`` prints the table of finished runs; those of one config
-are put together as seeds. All play the same episodes with the same people in the same luck.
+``rlsuite evaluate RUN...`` prints the table of runs that give advice; those of one config are put
+together as seeds. All play the same episodes with the same people in the same luck.
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -168,20 +167,23 @@ def _cell(values: list[float], field: str) -> str:
     return f"{middle} ({interval.low:.4g} to {interval.high:.4g})"
 
 
-def report(folders: Sequence[Path], *, episodes: int = 100, seed: int = 0) -> str:
-    """The table of finished runs that train in one and the same task with the same people.
+def report(folders: Sequence[Path], *, episodes: int | None = None, seed: int = 0) -> str:
+    """The table of runs in one and the same task with the same people; empty if none gives advice.
 
-    Raises UserError for runs of different tasks or people, or without advice.
+    By default with as many episodes as the first run's own evaluations. Raises UserError for runs
+    of different tasks or people, or of which only some give advice.
     """
     scores: dict[str, list[Score]] = {}
     agents: dict[str, Any] = {}
-    tasks = []
-    for folder in folders:
-        experiment = read_experiment(folder)
-        tasks.append((experiment.env, experiment.advice))
+    experiments = [read_experiment(folder) for folder in folders]
+    first = experiments[0]
+    if all(experiment.advice is None for experiment in experiments):
+        return ""
+    episodes = episodes or first.run.evaluation_episodes
+    for folder, experiment in zip(folders, experiments, strict=True):
         if experiment.advice is None:
-            raise UserError(f"{folder} has no section advice: nobody is advised")
-        if tasks[0] != tasks[-1]:
+            raise UserError(f"{folder} has no section advice: evaluate it without runs that have")
+        if (experiment.env, experiment.advice) != (first.env, first.advice):
             raise UserError(f"{folder} is of another task, or of other people, than {folders[0]}")
         run = replace(experiment.run, evaluation_episodes=min(episodes, 64))
         envs = build_evaluation(replace(experiment, run=run), None)
@@ -195,8 +197,3 @@ def report(folders: Sequence[Path], *, episodes: int = 100, seed: int = 0) -> st
         scores.setdefault(name, []).append(found)
         envs.close()
     return table(scores)
-
-
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    print(report([Path(argument) for argument in sys.argv[1:]]))

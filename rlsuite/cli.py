@@ -109,8 +109,10 @@ def _parser() -> Parser:
     sub.add_argument("folder", metavar="RUN", type=Path, help="a run folder")
     sub.add_argument("--quiet", action="store_true", help="no progress, only the final table")
 
-    sub = command("evaluate", _evaluate, "Evaluate the newest checkpoint of a run.")
-    sub.add_argument("folder", metavar="RUN", type=Path, help="a run folder")
+    sub = command(
+        "evaluate", _evaluate, "Evaluate the newest checkpoints of runs; compare advisors."
+    )
+    sub.add_argument("folders", metavar="RUN", type=Path, nargs="+", help="run folders")
     sub.add_argument("--episodes", type=_count, help="episodes (default: the run's own number)")
     sub.add_argument("--seed", type=int, help="of the environments (default: the run's own)")
     sub.add_argument("--json", action="store_true", help="print every episode as JSON")
@@ -246,15 +248,20 @@ def _video(folder: Path, path: Path | None = None, seed: int = 0) -> Path:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
+    from rlsuite.advice_report import report
     from rlsuite.build import evaluate_run
 
     if options.perturb:
         return _perturb(options)
-    result = evaluate_run(options.folder, episodes=options.episodes, seed=options.seed)
-    if options.json:
-        print(json.dumps(result.to_json()))
-    else:
-        print(f"after {result.transitions:,} transitions\n{result.table()}")
+    episodes, seed, is_text = options.episodes, options.seed, not options.json
+    advice = report(options.folders, episodes=episodes, seed=seed or 0) if is_text else ""
+    for folder in options.folders:
+        result = evaluate_run(folder, episodes=episodes, seed=seed)
+        where = f"{folder}, " if len(options.folders) > 1 else ""
+        text = f"{where}after {result.transitions:,} transitions\n{result.table()}"
+        print(text if is_text else json.dumps(result.to_json()))
+    if advice:
+        print(f"\n{advice}")
     return 0
 
 
@@ -269,14 +276,17 @@ def _perturb(options: argparse.Namespace) -> int:
     def say(text: str) -> None:
         print(text, file=sys.stderr)
 
+    folder = options.folders[0]
+    if len(options.folders) > 1:
+        raise UserError(f"--perturb is for one run, not {len(options.folders)}")
     result = evaluate_robustness(
-        options.folder,
+        folder,
         parse_ranges(options.perturb),
         episodes=options.episodes,
         seed=options.seed,
         say=say,
     )
-    files = write_robustness(result, options.folder)
+    files = write_robustness(result, folder)
     try:
         files.append(plot_robustness(result, files[0].with_suffix(".png")))
     except UserError as error:

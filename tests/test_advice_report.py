@@ -1,5 +1,6 @@
 """What is reported of an advisor, by hand on a line of ten steps."""
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from rlsuite.advice_report import Score, Silent, measure, report, table
 from rlsuite.build import train
+from rlsuite.cli import main
 from rlsuite.config import load_experiment
 from rlsuite.envs import AdviceVectorEnv, SerialVectorEnv
 from rlsuite.envs.humans import ScriptedHuman
@@ -72,7 +74,8 @@ def test_what_follows_the_episodes_does_not_count() -> None:
     assert score.rate == pytest.approx(4 * 6 / float((10 - 5 * states).sum()))
 
 
-def test_a_report_of_runs(tmp_path: Path) -> None:
+def test_a_report_of_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """By itself and by ``rlsuite evaluate``, which has the evaluation of each run before it."""
     for name, cost in (("a", "0.2"), ("b", "0.2"), ("c", "0.2"), ("other", "0.3")):
         short = {"plan.total_transitions": "400", "plan.warmup_transitions": "350"}
         short |= {"run.seed": str(len(name)), "advice.cost": cost, "env.num_envs": "4"}
@@ -88,5 +91,28 @@ def test_a_report_of_runs(tmp_path: Path) -> None:
         report([tmp_path / "a", tmp_path / "other"], episodes=4)
     dqn = load_experiment("dqn/cartpole", {"plan.total_transitions": "600"})
     train(dqn, tmp_path / "dqn", quiet=True)
-    with pytest.raises(UserError, match="no section advice"):
-        report([tmp_path / "dqn"])
+    assert report([tmp_path / "dqn"]) == ""
+    with pytest.raises(UserError, match="dqn has no section advice"):
+        report([tmp_path / "a", tmp_path / "dqn"])
+
+    def printed(*names: str, code: int = 0) -> list[str]:
+        words = [str(tmp_path / name) if name in "abc" or name == "dqn" else name for name in names]
+        assert main(["evaluate", *words, "--episodes", "4"]) == code
+        found = capsys.readouterr()
+        return (found.err if code else found.out).splitlines()
+
+    one, plain = printed("a"), printed("dqn")
+    assert one[0] == plain[0].replace("600", "400") == "after 400 transitions"
+    assert one[len(plain) :] == ["", *report([tmp_path / "a"], episodes=4).splitlines()]
+    several = printed("a", "b", "c")
+    assert several[0] == f"{tmp_path / 'a'}, {one[0]}"
+    assert several[1 : len(plain)] == one[1 : len(plain)]
+    assert several[3 * len(plain) :] == ["", *lines]
+    two = printed("dqn", "dqn")
+    assert two == [f"{tmp_path / 'dqn'}, {plain[0]}", *plain[1:]] * 2
+    episodes = [json.loads(line) for line in printed("a", "b", "--json")]
+    assert [len(episode["returns"]) for episode in episodes] == [4, 4]
+    assert "no section advice" in printed("a", "dqn", code=2)[0]
+    assert printed("a", "b", "--perturb", "mass=1", code=2) == [
+        "error: --perturb is for one run, not 2"
+    ]
