@@ -80,6 +80,11 @@ class AdviceVectorEnv:
         self.last: Executed | None = None
         """The last step, with what no advisor may know: it is in no transition."""
 
+    @property
+    def people(self) -> People:
+        """Who is advised: for judges, not for advisors."""
+        return self._people
+
     def reset(self, seed: int | None = None) -> Tree:
         """Begin episode 0 everywhere; (N, ...) observations."""
         self._seed = self._seed if seed is None else seed

@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeAlias
 
 import gymnasium as gym
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -127,7 +128,7 @@ class TableGame(gym.Env[Any, int]):
         super().reset(seed=seed)
         start = self.np_random.choice(len(self.initial_state_distrib), p=self.initial_state_distrib)
         self.state = self._shown = int(start)
-        return self._observation(), {}
+        return self._observed(self.state, self._shown), {}
 
     def step(self, action: int) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """One row or column ahead."""
@@ -136,7 +137,7 @@ class TableGame(gym.Env[Any, int]):
         if self.state < self._board.size:
             self._shown = self.state
         reward, over = float(self._entered[self.state]), bool(self._over[self.state])
-        return self._observation(), reward, over, False, {}
+        return self._observed(self.state, self._shown), reward, over, False, {}
 
     def render(self) -> Any:
         """Text, a (rows, columns, 3) uint8 picture, or nothing, by the mode."""
@@ -149,11 +150,18 @@ class TableGame(gym.Env[Any, int]):
         cells = np.array([[COLOURS[str(cell)] for cell in row] for row in board], np.uint8)
         return cells.repeat(PIXELS, 0).repeat(PIXELS, 1)
 
-    def _observation(self) -> Any:
+    def observations(self) -> Tensor:
+        """(S, ...) of all states, where an episode is not over as a vector of games shows them."""
+        last = self._board.size - 1
+        return torch.from_numpy(
+            np.stack([self._observed(state, min(state, last)) for state in range(len(self._over))])
+        )
+
+    def _observed(self, state: int, shown: int) -> Any:
         if self._obs == "state":
-            return self.state
+            return state
         own = np.zeros((1, *self._board.shape), np.float32)
-        own[0][self._place(self._shown)] = 1
+        own[0][self._place(shown)] = 1
         return np.concatenate([own, self._planes])
 
 

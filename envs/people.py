@@ -43,6 +43,15 @@ class Executed(NamedTuple):
         return {"human_action": self.human_action, "followed": self.followed, "theta": self.theta}
 
 
+def remembers(person: Human | Adherence) -> bool:
+    """Whether there is anything in its state."""
+
+    def holds(state: State) -> bool:
+        return any(holds(part) if isinstance(part, dict) else True for part in state.values())
+
+    return holds(person.state_dict())
+
+
 class People:
     """N advised people: their draws, the budget, and what an advisor observes of both."""
 
@@ -129,6 +138,11 @@ class People:
         self._spent = self._spent + done.advised
         self.human.acted(done.action)
         self.adherence.happened(done.advised, done.matched, reward)
+
+    @property
+    def is_markov(self) -> bool:
+        """Whether what they do with an advice follows from the environment's observation."""
+        return self.budget is None and not remembers(self.human) and not remembers(self.adherence)
 
     @property
     def spent(self) -> Tensor:

@@ -6,8 +6,10 @@ together as seeds. All play the same episodes with the same people in the same l
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,8 +17,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rlsuite.build import build_evaluation, load, read_experiment
+from rlsuite.agents.advice_planning import evaluate, plan
+from rlsuite.build import build_evaluation, env_maker, load, read_experiment
+from rlsuite.config import Experiment
 from rlsuite.envs import AdviceVectorEnv
+from rlsuite.envs.advice_games import TableGame
+from rlsuite.envs.people import People
+from rlsuite.envs.tabular import advised
 from rlsuite.errors import UserError
 from rlsuite.evaluate import STEP_LIMIT
 from rlsuite.stats import mean, stratified_bootstrap
@@ -67,12 +74,21 @@ class Score:
     brier: float
     """Mean squared error of the advisor's probability that its advice is executed; NaN if it does
     not say (``believe``)."""
+    regret: float
+    """What its net return misses of the best advice's, both exact; NaN without an ``Oracle``."""
 
 
 FIELDS = tuple(field.name for field in fields(Score))
 
 
-def measure(agent: Advisor, envs: AdviceVectorEnv, *, episodes: int = 100, seed: int = 0) -> Score:
+def measure(
+    agent: Advisor,
+    envs: AdviceVectorEnv,
+    *,
+    episodes: int = 100,
+    seed: int = 0,
+    oracle: Oracle | None = None,
+) -> Score:
     """Play without exploration, with an equal number of episodes in each of the N environments.
 
     Args:
@@ -80,6 +96,7 @@ def measure(agent: Advisor, envs: AdviceVectorEnv, *, episodes: int = 100, seed:
         envs: are reset, and left in the middle of episodes.
         episodes: rounded up to a multiple of N.
         seed: of the episodes and of people; the same seed, the same luck.
+        oracle: of the same people, if there is one.
 
     Raises:
         UserError: if an episode does not end.
@@ -100,6 +117,7 @@ def measure(agent: Advisor, envs: AdviceVectorEnv, *, episodes: int = 100, seed:
         gain_per_advice=gain * played / per_advice,
         needed=sums["needed"] / per_advice,
         brier=sums["brier"] / per_advice,
+        regret=float("nan") if oracle is None else oracle.regret(agent),
     )
 
 
@@ -142,6 +160,44 @@ def _squared_error(agent: Any, obs: Tree, advice: Tensor, matched: Tensor) -> Te
     said = advice < theta.shape[1]
     guess = theta.gather(1, torch.where(said, advice, 0)[:, None])[:, 0]
     return torch.where(said, (guess - matched.float()).square(), 0.0)
+
+
+class Oracle:
+    """The exact problem of people in a game with known tables, ``TableGame``."""
+
+    def __init__(self, game: TableGame, people: People, horizon: int | None = None) -> None:
+        """``people`` have to be Markov; ``horizon`` is the time limit, if there is one."""
+        self.states, self.cost = game.observations(), people.cost
+        self.horizon, n = horizon or len(self.states), len(self.states)
+        human = people.human.probs(self.states)
+        theta = [
+            people.adherence.theta(self.states, torch.full((n,), m), human)
+            for m in range(people.actions)
+        ]
+        self.model = advised(game, human=human, adherence=torch.stack(theta, 1), form=people.form)
+        best = plan(self.model, self.horizon, self.cost).value
+        self.optimum = float(self.model.start(best))
+        """Net return of the best advice."""
+
+    def regret(self, agent: Advisor) -> float:
+        """Of an advisor whose advice follows from the observation."""
+        advice = agent.act(self.states, explore=False)[0]
+        assert isinstance(advice, Tensor)
+        # The tables go on after the end, where nobody advises.
+        policy = torch.where(self.model.live[0], advice.cpu(), self.model.actions)
+        policy = policy.expand(1, 1, self.horizon, -1)
+        gross, advices = (float(self.model.start(x)) for x in evaluate(self.model, policy))
+        return self.optimum - (gross - self.cost * advices)
+
+
+def find_oracle(experiment: Experiment, people: People) -> Oracle | None:
+    """For Markov people in a game with tables; None for others."""
+    config = experiment.env
+    if config.is_atari or config.is_particles or config.is_vmas or not people.is_markov:
+        return None
+    with contextlib.closing(env_maker(config)()) as env:
+        game = env.unwrapped
+    return Oracle(game, people, config.time_limit) if isinstance(game, TableGame) else None
 
 
 def table(scores: Mapping[str, Sequence[Score]]) -> str:
@@ -188,12 +244,18 @@ def report(folders: Sequence[Path], *, episodes: int | None = None, seed: int = 
         run = replace(experiment.run, evaluation_episodes=min(episodes, 64))
         envs = build_evaluation(replace(experiment, run=run), None)
         assert isinstance(envs, AdviceVectorEnv)
+        judge = partial(
+            measure,
+            envs=envs,
+            episodes=episodes,
+            seed=seed,
+            oracle=find_oracle(experiment, envs.people),
+        )
         if "human" not in scores:
-            scores["human"] = [measure(Silent(envs), envs, episodes=episodes, seed=seed)]
+            scores["human"] = [judge(Silent(envs))]
         name = f"{experiment.algorithm} {experiment.name}"
         if agents.setdefault(name, experiment.agent) != experiment.agent:
             name = str(folder)  # of other settings: no seed of the same
-        found = measure(load(folder), envs, episodes=episodes, seed=seed)
-        scores.setdefault(name, []).append(found)
+        scores.setdefault(name, []).append(judge(load(folder)))
         envs.close()
     return table(scores)

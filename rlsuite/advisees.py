@@ -14,10 +14,10 @@ from rlsuite.advice import AdviceSpace, Form
 from rlsuite.envs import AdviceVectorEnv
 from rlsuite.envs.adherence import Adherence
 from rlsuite.envs.humans import AgentHuman, EpsilonHuman, Human
-from rlsuite.envs.people import People
+from rlsuite.envs.people import People, remembers
 from rlsuite.errors import UserError
 from rlsuite.settings import Fraction, NonNegative, PositiveCount, settings
-from rlsuite.types import State, VectorEnv
+from rlsuite.types import VectorEnv
 
 
 @settings
@@ -69,7 +69,7 @@ def known_human(
     Raises UserError for people with a memory, for whom an observation is not enough.
     """
     human = _human(config, space.actions, load)
-    if _remembers(human.state_dict()):
+    if remembers(human):
         raise UserError(
             f"agent.known_human: what {config.human} does does not follow from the observation "
             "alone (it has a memory); unset it"
@@ -77,10 +77,6 @@ def known_human(
     people = People(Discrete(space.actions), human, _adherence(config), budget=config.budget)
     # What ``People.append`` has added is not for them to see.
     return lambda obs: human.probs(obs[:, : -people.features] if people.features else obs)
-
-
-def _remembers(state: State) -> bool:
-    return any(_remembers(part) if isinstance(part, dict) else True for part in state.values())
 
 
 def _human(config: AdviceConfig, actions: int, load: Callable[[str], Any]) -> Human:

@@ -2,20 +2,27 @@
 
 import json
 import math
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import pytest
 import torch
 from test_advice_env import Line, advice, envs
 from torch import Tensor
 
-from rlsuite.advice_report import Score, Silent, measure, report, table
-from rlsuite.build import train
+from rlsuite.advice_report import Score, Silent, find_oracle, measure, report, table
+from rlsuite.agents.advice_planning import blind, evaluate, plan, silence
+from rlsuite.build import build_evaluation, train
 from rlsuite.cli import main
-from rlsuite.config import load_experiment
+from rlsuite.config import Experiment, build_experiment, load_experiment
 from rlsuite.envs import AdviceVectorEnv, SerialVectorEnv
-from rlsuite.envs.humans import ScriptedHuman
+from rlsuite.envs.adherence import Fatigue
+from rlsuite.envs.advice_games import flappy_human
+from rlsuite.envs.advice_tables import FLAPPY_HORIZON, ROWS, flappy
+from rlsuite.envs.humans import Human, LaggedHuman, ScriptedHuman
+from rlsuite.envs.people import People
 from rlsuite.errors import UserError
 
 ZERO = ScriptedHuman(lambda obs: advice(*[0] * len(obs)), 3)
@@ -36,16 +43,19 @@ def test_every_figure_by_hand() -> None:
     """Always followed, 4 of 10 steps pay 2: 8, less 4 * 0.25. The human alone earns nothing."""
     people = envs(ZERO, 1.0, cost=0.25)
     score = measure(Speaks(), people, episodes=7, seed=3)
-    assert score == pytest.approx(Score(8, 7, 8, 4, 0.4, 1, 2, 1, 0.0625))
+    nan = float("nan")
+    hand = Score(8, 7, 8, 4, 0.4, 1, 2, 1, 0.0625, nan)
+    assert astuple(score) == pytest.approx(astuple(hand), nan_ok=True)
     ignored = measure(Speaks(), envs(ZERO, 0.0, cost=0.25), episodes=7)
-    assert ignored == pytest.approx(Score(0, -1, 0, 4, 0.4, 0, 0, 1, 0.5625))
+    hand = Score(0, -1, 0, 4, 0.4, 0, 0, 1, 0.5625, nan)
+    assert astuple(ignored) == pytest.approx(astuple(hand), nan_ok=True)
     needless = measure(Speaks(), envs(ScriptedHuman(lambda o: advice(2, 2, 2), 3), 1.0))
     assert (needless.gross, needless.gain, needless.needed) == (20, 0, 0)
     silent = measure(Silent(people), people)
     assert (silent.gross, silent.net, silent.gain, silent.advices) == (0, 0, 0, 0)
     assert math.isnan(silent.matched) and math.isnan(silent.needed) and math.isnan(silent.brier)
     lines = table({"human": [silent], "speaks": [score, ignored]}).splitlines()
-    assert lines[1].split() == ["human", "1", "0", "0", "0", "0", "0", "-", "-", "-", "-"]
+    assert lines[1].split() == ["human", "1", "0", "0", "0", "0", "0", *"-----"]
     assert lines[2].split()[:6] == ["speaks", "2", "4", "3", "(-1", "to"]
 
 
@@ -72,6 +82,74 @@ def test_what_follows_the_episodes_does_not_count() -> None:
     score = measure(Speaks(), people, episodes=6, seed=4)
     assert (score.advices, score.gross) == (4, 8)
     assert score.rate == pytest.approx(4 * 6 / float((10 - 5 * states).sum()))
+
+
+class Plays:
+    """A policy (H, S) of the flight or the drive, where the state says what stage it is."""
+
+    def __init__(self, policy: Tensor, width: int, state: Any) -> None:
+        self.policy, self.width, self.state = policy, width, state
+
+    def act(self, obs: Any, *, explore: bool = True) -> tuple[Tensor, dict[str, Tensor]]:
+        state = self.state(obs)
+        return self.policy[(state // self.width).clamp(max=len(self.policy) - 1), state], {}
+
+
+FLIGHT = {
+    "id": "rlsuite.envs.advice_games:FlappyAdvice-v0",
+    "kwargs": {"obs": "grid"},
+    "num_envs": 4,
+}
+FLIERS = {
+    "human": "rlsuite.envs.advice_games:flappy_human",
+    "adherence": "rlsuite.envs.advice_games:flappy_adherence",
+    "cost": 0.1,
+}
+
+
+def flight() -> tuple[Experiment, AdviceVectorEnv]:
+    data = {"algorithm": "aadqn", "env": FLIGHT, "advice": FLIERS}
+    experiment = build_experiment("flight", data)
+    made = build_evaluation(experiment, None)
+    assert isinstance(made, AdviceVectorEnv)
+    return experiment, made
+
+
+def test_regret_is_exact_where_there_are_tables() -> None:
+    """0 for the oracle; for others that of exact evaluation, which what is measured comes near."""
+    experiment, people = flight()
+    oracle = find_oracle(experiment, people.people)
+    assert oracle is not None
+    model, horizon = flappy("greedy"), FLAPPY_HORIZON
+    best = float(model.start(plan(model, horizon, 0.1).value))
+    assert oracle.optimum == pytest.approx(best)
+    state = flappy_human().state
+    for policy in (plan(model, horizon, 0.1).policy, blind(model, horizon)):
+        reached = evaluate(model, policy)
+        net = float(model.start(reached.gross) - 0.1 * model.start(reached.advices))
+        agent = Plays(policy[0, 0], ROWS, state)
+        score = measure(agent, people, episodes=400, oracle=oracle)
+        assert score.regret == pytest.approx(best - net)
+        assert score.net == pytest.approx(net, abs=0.2)
+    alone = float(model.start(evaluate(model, silence(model, horizon)).gross))
+    assert oracle.regret(Silent(people)) == pytest.approx(best - alone)
+
+
+@pytest.mark.parametrize(
+    ("human", "adherence", "budget"),
+    [
+        (flappy_human(), 0.5, 3),
+        (flappy_human(), Fatigue(0.8, 0.5, 3), None),
+        (LaggedHuman(flappy_human(), 2), 0.5, None),
+    ],
+    ids=["budget", "fatigue", "lag"],
+)
+def test_no_oracle_of_people_with_a_memory(human: Human, adherence: Any, budget: Any) -> None:
+    space = gym.spaces.Discrete(3)
+    assert find_oracle(flight()[0], People(space, human, adherence, budget=budget)) is None
+    markov = People(space, flappy_human(), 0.5)
+    assert find_oracle(flight()[0], markov) is not None
+    assert find_oracle(load_experiment("aadqn/cartpole"), markov) is None
 
 
 def test_a_report_of_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
