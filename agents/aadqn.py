@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from rlsuite.advice import AdviceSpace, to_mixture
+from rlsuite.advice import AdviceSpace, to_exclusive, to_mixture
 from rlsuite.errors import UserError
 from rlsuite.nets import Encoder, perceptron
 from rlsuite.optim import descend, load_optimizer_state, make_optimizer, optimizer_state
@@ -41,6 +41,9 @@ METRICS = {
     "policy/advised": "Share of the batch's successors where the greedy policy advises.",
     "policy/epsilon": "Probability of a random advice while exploring.",
 }
+
+TINY = 1e-6
+"""Probabilities of a known human, and of their executing an advice or not, are no less."""
 
 
 @settings
@@ -175,7 +178,7 @@ class AADQN:
         seen = to_device(obs, self.device)
         features = self.values.encoder(seen)
         cost = features.new_full((len(features), 1), self.cost)
-        human, theta = self._beliefs(seen, features)
+        human, theta = beliefs(self._people(seen, features))
         greedy = advice_values(self.values(features, self._scaled(cost)), human, theta, cost)
         return self.exploration(greedy.argmax(1), self.actions + 1, explore=explore), {}
 
@@ -187,7 +190,7 @@ class AADQN:
         ``rlsuite.advice.to_mixture`` converts.
         """
         seen = to_device(obs, self.device)
-        return self._beliefs(seen, self.values.encoder(seen))
+        return beliefs(self._people(seen, self.values.encoder(seen)))
 
     def update(self, batch: Batch) -> Update:
         """One update from a batch on the agent's device: values, people, target."""
@@ -213,7 +216,8 @@ class AADQN:
         threshold = self.config.huber_threshold
         errors = F.huber_loss(value, target, reduction="none", delta=threshold)
         critic_loss = (batch.weight * errors).mean()
-        people_loss = surprise(self.people(features.detach()), batch.action, executed).mean()
+        people = self._people(batch.obs, features.detach())
+        people_loss = surprise(people, batch.action, executed).mean()
         descend(critic_loss + people_loss, self.optimizer, self.config.max_grad_norm)
         value = value.detach()
         metrics = {
@@ -233,19 +237,25 @@ class AADQN:
         """
         features = self.values.encoder(batch.next_obs)
         scaled = self._scaled(cost)
-        human, theta = self._beliefs(batch.next_obs, features)
+        human, theta = beliefs(self._people(batch.next_obs, features))
         best = advice_values(self.values(features, scaled), human, theta, cost).argmax(1)
         later = self.target(self.target.encoder(batch.next_obs), scaled)
         value = advice_values(later, human, theta, cost).gather(1, best[:, None])[:, 0]
         return batch.extra["reward"] + batch.discount * value, best, theta
 
-    def _beliefs(self, obs: Tree, features: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, X) human and (B, X) exclusive adherence, of observations and their features."""
-        human, theta = beliefs(self.people(features))
-        if self.human is not None:
-            assert isinstance(obs, Tensor)
-            human = self.human(obs).to(human, non_blocking=True)
-        return human, theta
+    def _people(self, obs: Tree, features: Tensor) -> Tensor:
+        """(B, 2X) what ``beliefs`` and ``surprise`` take, of observations and their features.
+
+        Where the human is known they are in it, and the network says with which probability advice
+        is followed (the mixture form): executing advice is at least as probable as without it.
+        """
+        output: Tensor = self.people(features)
+        if self.human is None:
+            return output
+        assert isinstance(obs, Tensor)
+        human = self.human(obs).to(output, non_blocking=True)
+        theta = to_exclusive(output.chunk(2, 1)[1].sigmoid(), human)
+        return torch.cat([human.clamp(min=TINY).log(), theta.logit(TINY)], 1)
 
     def _cost(self, rows: int) -> Tensor:
         """(rows, 1) costs to learn at: uniform up to the greatest, or the environment's."""

@@ -125,9 +125,9 @@ def test_target_by_hand(executed: int, error: float) -> None:
 
 
 def test_a_known_human_takes_the_place_of_the_estimate() -> None:
-    """In advice, beliefs and targets. Who is torn does 1 no more often on advice, and 0 is worse:
-    silence, worth 2, and 3.5 by the target. Who does 0 for sure does 1 on half the advices: 2 less
-    0.25 against 1, and 3.5 less 0.25 by the target."""
+    """In advice, beliefs, targets and likelihoods. The network says what is followed: 0.875, 0.2.
+    Who is torn does 1 with 0.6 on advice, at 2.2 less 0.25: silence, worth 2, and 3.5 by the
+    target. Who does 0 for sure does 1 with 0.2: 1.4 less 0.25 against 1, and 4.4 less 0.25."""
 
     def human(obs: torch.Tensor) -> torch.Tensor:
         return torch.where(obs[:, :1] > 0, torch.tensor([0.5, 0.5]), torch.tensor([1.0, 0.0]))
@@ -135,18 +135,25 @@ def test_a_known_human_takes_the_place_of_the_estimate() -> None:
     agent = AADQN(OBS, TWO, replace(SMALL, known_human=True), human=human)
     set_constant(agent.values.head, [1.0, 3.0])
     set_constant(agent.target.head, [5.0, 2.0])
-    set_constant(agent.people, [np.log(3), 0.0, np.log(7), 0.0])
+    set_constant(agent.people, np.log([3.0, 1, 7, 0.25]).tolist())
     seen = torch.tensor([[1.0, 0, 0], [-1.0, 0, 0]])
     assert agent.act(seen, explore=False)[0].tolist() == [2, 1]
-    assert agent.believe(seen)[0].tolist() == [[0.5, 0.5], [1.0, 0.0]]
+    probs, theta = agent.believe(seen)
+    torch.testing.assert_close(probs, torch.tensor([[0.5, 0.5], [1.0, 0.0]]))
+    torch.testing.assert_close(theta, torch.tensor([[0.9375, 0.6], [1.0, 0.2]]))
     batch = replace(
         batch_of(2),
+        obs=seen,
         next_obs=seen,
+        action=torch.tensor([1, 1]),
         discount=torch.tensor([0.5, 0.5]),
-        extra={"executed": torch.tensor([1, 1]), "reward": torch.zeros(2)},
+        extra={"executed": torch.tensor([1, 0]), "reward": torch.zeros(2)},
     )
-    found = agent.update(batch).priority
-    torch.testing.assert_close(found, torch.tensor([3 - 3.5 / 2, 3 - 3.25 / 2]))
+    update = agent.update(batch)
+    expected = torch.tensor([3 - 3.5 / 2, abs(1 - 4.15 / 2)])
+    torch.testing.assert_close(update.priority, expected)
+    assert float(update.metrics["loss/people"]) == pytest.approx(-np.log([0.6, 0.8]).mean())
+    assert all(p.isfinite().all() for p in agent.people.parameters())
 
 
 def test_the_target_follows() -> None:
