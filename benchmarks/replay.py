@@ -64,6 +64,12 @@ def step(n: int) -> Step:
     return Step(t["obs"], t["act"], t["rew"], t["next_obs"], t["done"], t["done"].clone())
 
 
+def array_step(n: int) -> Step:
+    """NumPy arrays, as environments return them and as SB3, Tianshou and cpprb are given them."""
+    x = rows(n)
+    return Step(x["obs"], x["act"], x["rew"], x["next_obs"], x["done"], x["done"].copy())
+
+
 def errors(n: int) -> torch.Tensor:
     return torch.from_numpy(RNG.gamma(0.6, 1.0, n) + 1e-6)
 
@@ -72,12 +78,17 @@ def errors(n: int) -> torch.Tensor:
 
 
 def add_ours(n: int) -> Call:
-    replay, x = Replay(CAPACITY, UniformSampler(), num_envs=n), step(n)
+    replay, x = Replay(CAPACITY, UniformSampler(), num_envs=n), array_step(n)
     return lambda: replay.add(x)
 
 
 def add_ours_reshuffled(n: int) -> Call:
-    replay, x = Replay(CAPACITY, ReshuffleSampler(), num_envs=n), step(n)
+    replay, x = Replay(CAPACITY, ReshuffleSampler(), num_envs=n), array_step(n)
+    return lambda: replay.add(x)
+
+
+def add_ours_tensors(n: int) -> Call:
+    replay, x = Replay(CAPACITY, UniformSampler(), num_envs=n), step(n)
     return lambda: replay.add(x)
 
 
@@ -353,6 +364,7 @@ NOTES: dict[str, float] = {}
 ADD = {
     "ours": add_ours,
     "ours, reshuffled": add_ours_reshuffled,
+    "ours, from tensors": add_ours_tensors,
     "SB3": add_sb3,
     "Tianshou": add_tianshou,
     "TorchRL": add_torchrl,

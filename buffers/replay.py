@@ -8,12 +8,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from rlsuite.buffers.frames import FrameStacks
 from rlsuite.buffers.ring import Ring
-from rlsuite.buffers.rows import Field, flatten, nest, pack
+from rlsuite.buffers.rows import Field, RowWriter, flatten, mismatch, nest, pack
 from rlsuite.errors import UserError
 from rlsuite.types import Batch, Sampler, State, Step
 
@@ -104,9 +103,11 @@ class Replay:
         """The oldest transition that can be sampled, counted from the first ever added."""
         self._oldest_frame = np.empty(0, np.int64)
         """By slot, the oldest frame that it needs, counted from the first ever stored."""
+        self._paths: tuple[str, ...] = ()
+        """Of the fields, in their order."""
         self._columns: dict[str, Tensor] = {}
-        self._arrays: dict[str, NDArray[Any]] = {}
-        """The columns again, if they are on the CPU: NumPy assigns a few numbers faster."""
+        self._writer: RowWriter | None = None
+        """On the CPU; elsewhere columns are copied one by one."""
         self._outputs: dict[int, Output] = {}
 
     @property
@@ -127,56 +128,55 @@ class Replay:
     def add(self, step: Step) -> None:
         """Store one vectorised transition, of all environments or of the next group of them.
 
-        The oldest go when the ring is full. Leaves may be on any device, stacks of frames are on
-        the CPU. Shapes and dtypes must stay those of the first transition; ValueError names a leaf
-        that differs.
+        The oldest go when the ring is full. Leaves are tensors on any device (stacks of frames on
+        the CPU) or NumPy arrays, which cost less. Shapes and dtypes must stay those of the first
+        transition; ValueError names a leaf that differs.
         """
-        count = len(step.terminated)
+        count = step.terminated.shape[0]
         if count == 0:
             return
-        env = self.written % self.num_envs
+        written = self.written
+        env = written % self.num_envs
         if env + count > self.num_envs:
             raise ValueError(f"got {count} transitions at environment {env} of {self.num_envs}")
-        flat = flatten(step)
+        paths, leaves = flatten(step)
         if self.frame_stack > 1:
-            flat = self._add_frames(step, flat, range(env, env + count))
+            flat = self._add_frames(dict(zip(paths, leaves, strict=True)), range(env, env + count))
+            paths, leaves = tuple(flat), tuple(flat.values())
         if not self._fields:
-            self._allocate(*pack(flat))
-        if flat.keys() != self._columns.keys():
-            odd = sorted(flat.keys() ^ self._columns.keys())
-            raise ValueError(f"the transition's leaves changed: {', '.join(odd)}")
-        start = self.written % self.capacity
-        for path, leaf in flat.items():
-            self._write(path, leaf, start, count)
+            self._allocate(*pack(dict(zip(paths, map(torch.as_tensor, leaves), strict=True))))
+        if paths != self._paths:
+            leaves = self._in_order(dict(zip(paths, leaves, strict=True)))
+        start = written % self.capacity
+        if self._writer is not None:
+            self._writer.write(leaves, start, count)
+        else:
+            self._copy([torch.as_tensor(leaf).detach() for leaf in leaves], start, count)
         self._ring.written += count
         self.sampler.add(range(start, start + count))
         if self._frames:
             self._give_up(count)
 
-    def _write(self, path: str, leaf: Tensor, start: int, count: int) -> None:
-        column = self._columns[path]
-        if leaf.requires_grad:  # what is stored must not hold on to how it was computed
-            leaf = leaf.detach()
-        if leaf.dtype == column.dtype:
-            if leaf.is_cpu and path in self._arrays:
-                array, source = self._arrays[path], leaf.numpy()
-                if source.shape == (count, *array.shape[1:]):
-                    array[start : start + count] = source
-                    return
-            elif leaf.shape == (count, *column.shape[1:]):
-                column[start : start + count].copy_(leaf, non_blocking=True)
-                return
-        raise ValueError(
-            f"{path} is {leaf.dtype} {tuple(leaf.shape)}, "
-            f"the replay holds {column.dtype} {(count, *column.shape[1:])}"
-        )
+    def _in_order(self, flat: dict[str, Any]) -> tuple[Any, ...]:
+        if flat.keys() != self._columns.keys():
+            odd = sorted(flat.keys() ^ self._columns.keys())
+            raise ValueError(f"the transition's leaves changed: {', '.join(odd)}")
+        return tuple(flat[path] for path in self._paths)
 
-    def _add_frames(self, step: Step, flat: dict[str, Tensor], envs: range) -> dict[str, Tensor]:
+    def _copy(self, leaves: list[Tensor], start: int, count: int) -> None:
+        for field, leaf in zip(self._fields, leaves, strict=True):
+            if leaf.dtype != field.dtype or leaf.shape != (count, *field.shape):
+                raise mismatch(field, leaf, count)
+        for path, leaf in zip(self._paths, leaves, strict=True):
+            self._columns[path][start : start + count].copy_(leaf, non_blocking=True)
+
+    def _add_frames(self, flat: dict[str, Any], envs: range) -> dict[str, Any]:
         """Store the frames; their numbers stand for both observations."""
         obs, next_obs = flat.get("obs"), flat.get("next_obs")
-        if obs is None or next_obs is None or obs.dim() < 3 or obs.shape[1] != self.frame_stack:
+        if obs is None or next_obs is None or obs.ndim < 3 or obs.shape[1] != self.frame_stack:
             found = "a dict" if obs is None else f"{tuple(obs.shape)}"
             raise ValueError(f"frame_stack {self.frame_stack} needs (N, S, ...) obs, not {found}")
+        obs, next_obs = torch.as_tensor(obs), torch.as_tensor(next_obs)
         if self._frames is None:
             self._frames = FrameStacks(
                 self.capacity, obs, self.num_envs, self.device, self.directory
@@ -301,11 +301,10 @@ class Replay:
         self._ring = Ring("transitions", self.capacity, row_bytes, self.device, self.directory)
         self.sampler.prepare(self.capacity, self.device)
         self._fields = fields
+        self._paths = tuple(field.path for field in fields)
         self._columns = {field.path: field.view(self._ring.rows) for field in fields}
         if self.device.type == "cpu":
-            # NumPy has no bfloat16.
-            known = {p: c for p, c in self._columns.items() if c.dtype != torch.bfloat16}
-            self._arrays = {path: column.numpy() for path, column in known.items()}
+            self._writer = RowWriter(fields, self._ring.rows.numpy())
 
     def _output(self, n: int) -> Output:
         rows = torch.empty(

@@ -49,7 +49,8 @@ class ReshuffleSampler:
 
     def add(self, slots: range) -> None:
         """Tell that ``slots`` were written. New ones must follow on the last."""
-        self._dropped[slots.start : slots.stop] = False
+        if len(self._dropped):
+            self._dropped[slots.start : slots.stop] = False
         if slots.start > self._stored:
             raise ValueError(f"slots must fill in order: got {slots}, stored {self._stored}")
         self._stored = max(self._stored, slots.stop)

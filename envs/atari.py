@@ -13,6 +13,7 @@ suite, and the actions since.
 
 from __future__ import annotations
 
+import os
 import time
 import warnings
 from typing import Any, NamedTuple
@@ -58,8 +59,10 @@ PROTOCOLS = {
 """By name: Mnih et al. (2015), and Machado et al. (2018), section 5."""
 
 
-def make_games(env_id: str, num_envs: int, protocol: str) -> Any:
+def make_games(env_id: str, num_envs: int, protocol: str, num_threads: int = 0) -> Any:
     """ale_py's vector environment, which resets a game in the step that ends it.
+
+    ``num_threads`` step the games; 0 is one for each core, but no more than games.
 
     Raises ``UserError`` if ale_py is missing or ``env_id`` is not one of its ids.
     """
@@ -71,6 +74,7 @@ def make_games(env_id: str, num_envs: int, protocol: str) -> Any:
     return native.AtariVectorEnv(
         spec.kwargs["game"],
         num_envs,
+        num_threads=num_threads,
         # Its own limit would leave the last frame of an episode out of the last observation.
         max_num_frames_per_episode=2**30,
         repeat_action_probability=rules.sticky,
@@ -327,7 +331,9 @@ class AtariVectorEnv:
         if size < 1 or rest:
             raise ValueError(f"num_envs ({num_envs}) must be a multiple of groups ({groups})")
         life_ends = PROTOCOLS[protocol].life_ends and training
-        games = [make_games(env_id, size, protocol) for _ in range(groups)]
+        # All groups play at once: more threads than cores would only wait for each other.
+        threads = max(1, len(os.sched_getaffinity(0)) // groups)
+        games = [make_games(env_id, size, protocol, threads) for _ in range(groups)]
         self.spec = Spec(
             num_envs,
             size,

@@ -12,7 +12,7 @@ from rlsuite.types import Tree
 
 def leaves(tree: Tree, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
     """Yield (path, tensor); the path of a bare tensor is ``prefix``, keys are joined by ``/``."""
-    if isinstance(tree, Tensor):
+    if not isinstance(tree, dict):
         yield prefix, tree
         return
     for key, child in tree.items():

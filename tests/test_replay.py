@@ -1,12 +1,15 @@
 """The ring storage: what comes out is what went in, n-step sums, saving, memory."""
 
+import dataclasses
 import subprocess
 import sys
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import rlsuite.buffers.ring as ring_module
@@ -268,3 +271,88 @@ def test_memory_of_a_million_halfcheetah_transitions() -> None:
     ).stdout.split()
     used, arrays = map(int, out)
     assert used <= 1.05 * arrays
+
+
+LEAVES = st.sampled_from(
+    [np.float32, np.float64, np.float16, np.int64, np.int32, np.int16, np.uint8, np.bool_]
+)
+
+
+@settings(max_examples=40)
+@example(kinds=[(np.bool_, [])], num_envs=4, form="arrays", seed=0)  # words off their boundary
+@given(
+    kinds=st.lists(st.tuples(LEAVES, st.lists(st.integers(0, 3), max_size=3)), max_size=4),
+    num_envs=st.integers(1, 5),
+    form=st.sampled_from(["arrays", "tensors", "strided"]),
+    seed=st.integers(0, 1000),
+)
+def test_any_leaves_come_back(kinds: list, num_envs: int, form: str, seed: int) -> None:
+    """Whatever their dtypes, shapes and order, as NumPy arrays, tensors or views of others."""
+    rng = np.random.default_rng(seed)
+
+    def leaf(dtype: type, shape: Sequence[int]) -> np.ndarray:
+        return rng.integers(0, 2 if dtype == np.bool_ else 100, (num_envs, *shape)).astype(dtype)
+
+    def given(array: np.ndarray) -> Any:
+        if form == "strided":
+            array = np.repeat(array, 2, 0)[::2]
+        return torch.from_numpy(array) if form == "tensors" else array
+
+    replay = Replay(3 * num_envs, UniformSampler(seed), num_envs=num_envs)
+    stored = []
+    for _ in range(5):
+        obs = {f"{i}": leaf(dtype, shape) for i, (dtype, shape) in enumerate(kinds)}
+        obs["number"] = leaf(np.float32, (2,))
+        action, reward = leaf(np.uint8, (4,)), leaf(np.float32, ())
+        ended = leaf(np.bool_, ()), leaf(np.bool_, ())
+        extra = {"log_prob": leaf(np.float64, ())}
+        stored.append((obs, action, reward, ended[0], extra["log_prob"]))
+        tree = {name: given(array) for name, array in obs.items()}
+        extra = {name: given(array) for name, array in extra.items()}
+        replay.add(Step(tree, *map(given, (action, reward)), tree, *map(given, ended), extra))
+    batch = replay.sample(20)
+    # Row k was last written by the addition 3 + k or, if k = 2, by addition 2.
+    for at, slot in enumerate(batch.index.tolist()):
+        k, env = divmod(slot, num_envs)
+        obs, action, reward, terminated, log_prob = stored[k + 3 if k < 2 else 2]
+        for name, array in obs.items():
+            assert np.array_equal(batch.obs[name][at].numpy(), array[env])
+            assert np.array_equal(batch.next_obs[name][at].numpy(), array[env])
+        assert np.array_equal(batch.action[at].numpy(), action[env])
+        assert batch.reward[at] == reward[env] and batch.terminated[at] == terminated[env]
+        assert batch.extra["log_prob"][at] == log_prob[env]
+
+
+def test_bfloat16_is_stored() -> None:
+    """NumPy has no such numbers."""
+    replay = Replay(4, UniformSampler(), num_envs=2)
+    obs = torch.tensor([[1.5, -2.0], [0.25, 3.0]], dtype=torch.bfloat16)
+    no = torch.zeros(2, dtype=torch.bool)
+    step = Step(obs, torch.zeros(2, 1), torch.zeros(2), obs + 1, no, no)
+    replay.add(step)
+    batch = replay.sample(8)
+    assert torch.equal(batch.obs, obs[batch.index]) and batch.obs.dtype == torch.bfloat16
+    assert torch.equal(batch.next_obs, obs[batch.index] + 1)
+    with pytest.raises(ValueError, match=r"obs is torch\.int16"):
+        replay.add(dataclasses.replace(step, obs=obs.view(torch.int16)))
+
+
+def test_a_refused_transition_changes_nothing() -> None:
+    replay = Replay(2, UniformSampler())
+    no = np.zeros(1, bool)
+    good = Step(
+        np.ones((1, 2), np.float32), no, np.ones(1, np.float32), np.ones((1, 2), np.float32), no, no
+    )
+    replay.add(good)
+    before = replay._ring.rows.clone()
+    bad = {
+        "obs is float64": {"obs": np.zeros((1, 2))},
+        r"next_obs is float32 \(1, 3\)": {"next_obs": np.zeros((1, 3), np.float32)},
+        r"reward is float32 \(1, 1\)": {"reward": np.zeros((1, 1), np.float32)},
+        r"terminated is torch\.float32": {"terminated": torch.zeros(1)},
+        r"truncated is bool \(2,\)": {"truncated": np.zeros(2, bool)},
+    }
+    for message, change in bad.items():
+        with pytest.raises(ValueError, match=message):
+            replay.add(dataclasses.replace(good, **{"obs": 2 * good.obs, **change}))
+        assert torch.equal(replay._ring.rows, before) and len(replay) == 1
