@@ -332,7 +332,7 @@ class AtariVectorEnv:
             raise ValueError(f"num_envs ({num_envs}) must be a multiple of groups ({groups})")
         life_ends = PROTOCOLS[protocol].life_ends and training
         # All groups play at once: more threads than cores would only wait for each other.
-        threads = max(1, len(os.sched_getaffinity(0)) // groups)
+        threads = max(1, (os.cpu_count() or 1) // groups)
         games = [make_games(env_id, size, protocol, threads) for _ in range(groups)]
         self.spec = Spec(
             num_envs,
