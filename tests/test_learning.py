@@ -6,17 +6,18 @@ The long ones are commands: ``benchmarks/learning.py``.
 import itertools
 import json
 import statistics
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from processes import Process, command, finish
 
 from rlsuite.config import load_experiment
 from rlsuite.robustness import evaluate_robustness
 
+SECONDS = 1_500
+"""For a run that hangs: a slow machine with other work takes ten minutes for some."""
 CATCH = """
 algorithm = "dqn"
 [env]
@@ -84,20 +85,19 @@ GATES = {
 
 def train(config: str, transitions: int, folder: Path, seeds: Sequence[int]) -> None:
     """Each seed in a folder of its number."""
+    options = (
+        *("--plan.total_transitions", transitions, "--run.threads", 1),
+        *("--run.evaluate_every_transitions", 0, "--run.checkpoint_every_transitions", 0),
+    )
     processes = [
-        subprocess.Popen(
-            [
-                *(sys.executable, "-m", "rlsuite", "train", config, "--quiet"),
-                *("--folder", str(folder / str(seed)), "--run.seed", str(seed)),
-                *("--plan.total_transitions", str(transitions), "--run.threads", "1"),
-                *("--run.evaluate_every_transitions", "0"),
-                *("--run.checkpoint_every_transitions", "0"),
-            ],
-            stdout=subprocess.DEVNULL,
+        Process(
+            command,
+            *("train", config, "--folder", folder / str(seed), "--run.seed", seed, *options),
         )
         for seed in seeds
     ]
-    assert [process.wait() for process in processes] == [0] * len(seeds)
+    for process in processes:
+        finish(process, SECONDS)
 
 
 def median_passes(gate: float, scores: Callable[[Sequence[int]], list[float]]) -> bool:
@@ -115,6 +115,7 @@ def test_two_that_agree_decide_a_median(values: tuple[float, ...]) -> None:
 
 
 @pytest.mark.learning
+@pytest.mark.timeout(2 * SECONDS)
 @pytest.mark.parametrize("name", GATES)
 def test_learns(name: str, tmp_path: Path) -> None:
     gate, config = GATES[name], GATES[name].config
@@ -136,6 +137,7 @@ def test_learns(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.learning
+@pytest.mark.timeout(2 * SECONDS)
 def test_robust_ppo_withstands_the_worst_corner(tmp_path: Path) -> None:
     """Of the box: PPO's seeds are at 229, 500 and 12 on its grid, here all three at 500."""
     bounds = load_experiment("robust_ppo/cartpole").env.uncertain

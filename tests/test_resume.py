@@ -6,33 +6,24 @@ Every agent has to pass this: add its config to ``CASES``. More kills than the d
 
 import csv
 import json
-import os
 import random
 import signal
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable
-from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
 import torch
+from processes import Process, command, finish
 
 from rlsuite.agents.adversaries import AscentConfig, GradientAdversary
 from rlsuite.agents.drpg import DRPG, METRICS, published
 from rlsuite.checkpoint import CheckpointStore
-from rlsuite.cli import main
 from rlsuite.envs.garnet import garnet
 from rlsuite.loops import SolvePlan, solve_loop
 from rlsuite.run import Run, RunConfig
 from rlsuite.types import Chunk
-
-CONTEXT = get_context("forkserver")
-CONTEXT.set_forkserver_preload(
-    ["rlsuite.build", "rlsuite.cli", "torch._dynamo", "matplotlib.figure", "mujoco", "pytest"]
-)
 
 # Odd numbers on purpose: checkpoints fall between log lines, the ring wraps, episodes are cut in
 # the middle, and the epoch of the sampler is never done at a checkpoint.
@@ -303,11 +294,6 @@ def config_of(case: str) -> str:
     return CASES[case] + plan + RUN
 
 
-def command(*words: object) -> None:
-    """The command ``rlsuite``."""
-    sys.exit(main([*map(str, words), "--quiet"]))
-
-
 def solve(folder: Path) -> None:
     """A solver has no config: its program is started again, and goes on."""
     torch.set_num_threads(1)
@@ -318,50 +304,6 @@ def solve(folder: Path) -> None:
         few = AscentConfig(max_solves=5)
         solver = DRPG(mdp, published(15), adversary=GradientAdversary(mdp, few))
         solve_loop(solver, SolvePlan(total_iterations=201), run)
-
-
-class Process:
-    """A function in a process of its own, forked from one that has only imported."""
-
-    def __init__(self, function: Callable[..., None], *arguments: object) -> None:
-        descriptor, self.errors = tempfile.mkstemp()
-        os.close(descriptor)
-        self._process = CONTEXT.Process(target=_alone, args=(self.errors, function, arguments))
-        self._process.start()
-
-    def running(self) -> bool:
-        return self._process.is_alive()
-
-    def signal(self, number: int) -> None:
-        os.kill(self._process.pid, number)
-
-    def finish(self, seconds: float = 300) -> tuple[int, str]:
-        """Exit code and what was printed to stderr."""
-        self._process.join(seconds)
-        assert not self.running()
-        errors = Path(self.errors)
-        text = errors.read_text()
-        errors.unlink()
-        return self._process.exitcode, text
-
-    def kill(self) -> bool:
-        """Whether it was still running."""
-        alive = self.running()
-        self._process.kill()
-        self.finish()
-        return alive
-
-
-def _alone(errors: str, function: Callable[..., None], arguments: tuple) -> None:
-    os.setsid()
-    for stream, path in ((1, os.devnull), (2, errors)):
-        os.dup2(os.open(path, os.O_WRONLY), stream)
-    function(*arguments)
-
-
-def finish(process: Process) -> None:
-    code, errors = process.finish()
-    assert code == 0, errors
 
 
 def outcome(folder: Path) -> dict:
