@@ -189,13 +189,21 @@ class Replay:
         return {"frames": numbers, **rest}
 
     def _give_up(self, count: int) -> None:
-        """Drop the oldest transitions, ``count`` at once, whose frames were overwritten."""
+        """Drop the oldest transitions, about ``count`` at once, until no frame of any is missing.
+
+        An environment's transitions need ever newer frames, but another environment's may need
+        older ones than its predecessor in the ring: the oldest of each are looked at.
+        """
         assert self._frames
         self._first = max(self._first, self.written - self.capacity)
-        while self._oldest_frame[self._first % self.capacity] < self._frames.oldest():
+        while True:
+            oldest = np.arange(self._first, min(self._first + self.num_envs, self.written))
+            if self._oldest_frame[oldest % self.capacity].min() >= self._frames.oldest():
+                return
             start = self._first % self.capacity
-            self.sampler.drop(range(start, start + count))
-            self._first += count
+            stop = min(start + count, self.capacity)
+            self.sampler.drop(range(start, stop))
+            self._first += stop - start
 
     def sample(self, n: int) -> Batch:
         """``n`` transitions, as the sampler chooses.

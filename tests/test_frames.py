@@ -115,23 +115,39 @@ def test_stacks_are_those_that_went_in(sampler: str, n_step: int, envs: int, gro
 
 @settings(max_examples=40)
 @given(
-    envs=st.integers(1, 4),
+    groups=st.integers(1, 4),
+    group=st.integers(1, 3),
     capacity=st.integers(1, 40),
     size=st.integers(2, 5),
-    ends=st.sampled_from([0.0, 0.05, 0.9]),
-    steps=st.integers(1, 60),
+    ends=st.sampled_from([0.0, 0.05, 0.6, 0.9]),
+    turns=st.integers(1, 20),
     sampler=st.sampled_from(sorted(SAMPLERS)),
 )
 def test_any_shape(
-    envs: int, capacity: int, size: int, ends: float, steps: int, sampler: str
+    groups: int, group: int, capacity: int, size: int, ends: float, turns: int, sampler: str
 ) -> None:
     """Also where episodes are so short that frames run out before transitions."""
-    video = Video(envs, envs, seed=steps, size=size, ends=ends)
+    envs = groups * group
+    video = Video(envs, group, seed=turns, size=size, ends=ends)
     replay = Replay(capacity, SAMPLERS[sampler](0), num_envs=envs, frame_stack=size)
-    for _ in range(steps):
+    for k in range(turns * groups):
         replay.add(video.step())
-        assert 0 < len(replay) <= replay.capacity
+        assert min(k * group + group, envs) <= len(replay) <= replay.capacity
         video.check(replay, replay.sample(9))
+
+
+@pytest.mark.parametrize(("envs", "group"), [(4, 2), (2, 1)])
+def test_short_episodes_in_groups(envs: int, group: int) -> None:
+    """T19: the group whose transition is the oldest need not be the one with the oldest frames."""
+    least = 40
+    for seed in range(4):
+        video = Video(envs, group, seed=seed, ends=0.6)
+        replay = Replay(40, UniformSampler(0), num_envs=envs, frame_stack=4)
+        for _ in range(100):
+            replay.add(video.step())
+            video.check(replay, replay.sample(32))
+            least = min(least, len(replay)) if replay.written > 40 else least
+    assert least < 40
 
 
 def test_short_episodes_give_up_the_oldest() -> None:
