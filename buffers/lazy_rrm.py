@@ -8,7 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rlsuite.buffers.prioritized import ImportanceWeights, Priorities, Priority, fractions
+from rlsuite.buffers.prioritized import (
+    ImportanceWeights,
+    Priorities,
+    Priority,
+    fractions,
+    require_numbers,
+)
 from rlsuite.buffers.rrm import MASK
 from rlsuite.rng import generator
 from rlsuite.types import State
@@ -128,7 +134,11 @@ class LazyRRMSampler:
         self._mirror(slots)
 
     def update(self, slots: Tensor, priority: Tensor) -> None:
-        """Set priorities from (n,) errors. Of a slot that comes twice the greatest counts."""
+        """Set priorities from (n,) errors. Of a slot that comes twice the greatest counts.
+
+        Raises ValueError on the CPU for an error that is no finite number; nothing is changed then.
+        """
+        require_numbers(priority)
         self._settle()
         self._kernels.refresh(self._values, self._accounts, self._clock, slots.numpy())
         self.priorities.update(slots, priority)

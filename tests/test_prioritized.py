@@ -1,6 +1,8 @@
 """Prioritized samplers: their laws, weights, new slots, annealing, saving."""
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,9 +10,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from rlsuite.buffers import (
+    DenseRRMSampler,
     ImportanceWeights,
+    LazyRRMSampler,
     PrioritizedSampler,
     Priority,
     RankSampler,
@@ -18,7 +23,7 @@ from rlsuite.buffers import (
     Replay,
     lap,
 )
-from rlsuite.buffers.prioritized import Draw
+from rlsuite.buffers.prioritized import Draw, Floats
 from rlsuite.buffers.sums import FlatSums
 from rlsuite.types import Step
 
@@ -99,10 +104,12 @@ def test_importance_weights_undo_the_bias(errors: list[float], alpha: float, see
     """T13: with beta 1, unnormalised, sum of P w f is the mean of f, by enumeration.
 
     Normalised by batch or buffer they are at most 1, and the ratio between two is the same
-    (baselines #1131, TD3 #2 and others confused the two).
+    (baselines #1131, takoika/PER #2, chainerrl #570 and seed_rl #3 confused the two).
     """
     values = torch.tensor(errors)
-    n, f = len(errors), torch.randn(len(errors), generator=torch.manual_seed(seed))
+    # Positive: a mean near zero would leave nothing of the relative tolerance.
+    f = torch.rand(len(errors), dtype=Floats, generator=torch.manual_seed(seed)) + 0.1
+    n = len(errors)
     raw = (values.abs().double() + 1e-3) ** alpha
     p = raw / raw.sum()
     weights = {}
@@ -115,11 +122,11 @@ def test_importance_weights_undo_the_bias(errors: list[float], alpha: float, see
         if normalize != "none":
             assert weight.max() <= 1
             exact /= exact.max() if normalize == "batch" else (1 / (n * p)).max()
-        assert torch.allclose(weight.double(), exact, rtol=1e-5)
+        assert torch.allclose(weight.double(), exact, rtol=1e-6, atol=0)
         weights[normalize] = weight
     leaf = sampler.priorities.sums
     whole = ImportanceWeights(1.0, normalize="none")(leaf.values, leaf.values, leaf.total, n, 1.0)
-    assert float((p * whole * f).sum()) == pytest.approx(float(f.mean()), rel=1e-5, abs=1e-6)
+    assert float((p * whole * f).sum()) == pytest.approx(float(f.mean()), rel=1e-6, abs=0)
 
 
 def test_beta_rises_linearly_to_one() -> None:
@@ -281,9 +288,36 @@ def test_wrong_use_is_named() -> None:
     distinct.add(range(2))
     with pytest.raises(ValueError, match="cannot draw 3 different transitions of 2"):
         distinct.sample(3)  # the authors' loop never ends here
-    full = sampler_of(torch.ones(4))
-    with pytest.raises(ValueError, match="no number"):
-        full.update(torch.tensor([1]), torch.tensor([float("nan")]))
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("make", [PrioritizedSampler, RankSampler, DenseRRMSampler, LazyRRMSampler])
+def test_an_error_that_is_no_number_changes_nothing(make: Callable[[int], Any], bad: float) -> None:
+    """On the CPU it is refused with its place; who catches that can go on."""
+    ours, theirs = make(3), make(3)
+    for sampler in (ours, theirs):
+        sampler.prepare(10, CPU)
+        sampler.add(range(8))
+        sampler.update(sampler.sample(4)[0], torch.tensor([0.5, 0.2, 3.0, 0.1]))
+    before = tree_leaves(ours.state_dict())
+    with pytest.raises(ValueError, match="priority 2 of the batch is infinite or no number"):
+        ours.update(torch.arange(4), torch.tensor([1.0, 9.0, bad, bad]))
+    assert all(map(same, tree_leaves(ours.state_dict()), before))
+    for sampler in (ours, theirs):
+        sampler.add(range(8, 10))
+    for _ in range(20):
+        assert torch.equal(ours.sample(4)[0], theirs.sample(4)[0])
+
+
+def same(a: object, b: object) -> bool:
+    return torch.equal(a, b) if isinstance(a, Tensor) and isinstance(b, Tensor) else a == b
+
+
+def test_an_error_whose_power_is_infinite_is_refused_too() -> None:
+    sampler = sampler_of(torch.ones(4), priority=Priority(9.0))
+    with pytest.raises(ValueError, match="priority 1 of the batch"):
+        sampler.update(torch.tensor([0, 1]), torch.tensor([1.0, 1e38]))
+    assert float(sampler.priorities.max) < 2
 
 
 def test_the_replay_passes_weights_and_priorities_on() -> None:
