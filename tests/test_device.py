@@ -275,6 +275,7 @@ DISCRETE = {
             epsilon_evaluation=0.1,
         ),
     ),
+    "dqn-pal": (DQN, DQNConfig(hidden=(), loss="pal")),
     "c51": (C51, C51Config(hidden=(16,), max_grad_norm=10.0, target_period=1)),
     "discrete_sac": (DiscreteSAC, DiscreteSACConfig(hidden=(16,))),
     "discrete_sac-remedies": (

@@ -2,16 +2,19 @@
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sac_cases import OBS
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
+from rlsuite.agents.dqn import DQN, DQNConfig
 from rlsuite.buffers import (
     DenseRRMSampler,
     ImportanceWeights,
@@ -168,24 +171,28 @@ def test_an_outlier_of_long_ago() -> None:
         assert float(sampler.priorities.sums.values[2]) == pytest.approx(want)
 
 
-def test_lap_equals_pal() -> None:
-    """T16: the expected gradient of LAP's Huber loss is that of PAL's loss over uniform draws.
-
-    PAL (Fujimoto et al. 2020, eq. 11-12): (1/lambda) of error**2 / 2 below 1, else
-    |error|**(1 + alpha) / (1 + alpha), lambda the mean of max(|error|**alpha, 1).
-    """
-    error = 3 * torch.randn(1000, dtype=torch.float64, generator=torch.manual_seed(0))
-    sampler = PrioritizedSampler(priority=lap(0.4, 1.0))
+@pytest.mark.parametrize(("alpha", "threshold"), [(0.4, 1.0), (0.6, 0.01)])
+def test_lap_equals_pal(alpha: float, threshold: float) -> None:
+    """T16: our Huber loss under LAP's probabilities has, error by error, the gradient of our PAL
+    under uniform ones."""
+    errors = torch.randn(1000, dtype=Floats, generator=torch.manual_seed(0))
+    errors *= 3 * threshold
+    sampler = PrioritizedSampler(priority=lap(alpha, threshold))
     sampler.prepare(1000, CPU)
     sampler.add(range(1000))
-    sampler.update(torch.arange(1000), error)
-    p = sampler.priorities.sums.values / sampler.priorities.sums.total
-    huber = error.clamp(-1, 1)
-    lap_gradient = float((p * huber).sum())
-    large = error.abs() > 1
-    pal = torch.where(large, error.sign() * error.abs() ** 0.4, error)
-    pal_gradient = float(pal.mean() / (error.abs() ** 0.4).clamp(min=1).mean())
-    assert lap_gradient == pytest.approx(pal_gradient, rel=1e-6)
+    sampler.update(torch.arange(1000), errors)
+    sums = sampler.priorities.sums
+
+    def gradient(loss: Literal["huber", "pal"], probability: Tensor) -> Tensor:
+        config = DQNConfig(hidden=(), loss=loss, huber_threshold=threshold, pal_alpha=alpha)
+        value = errors.clone().requires_grad_()
+        losses = DQN(OBS, gym.spaces.Discrete(2), config).penalty(value, torch.zeros_like(value))
+        return torch.autograd.grad((probability * losses).sum(), value)[0]
+
+    assert 200 < (errors.abs() > threshold).sum() < 800
+    ours = gradient("huber", sums.values / sums.total)
+    theirs = gradient("pal", torch.full_like(errors, 1e-3))
+    torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=0)
 
 
 def test_ranks() -> None:
