@@ -149,7 +149,7 @@ class LazyRRMSampler:
 
     def state_dict(self) -> State:
         """Weights, accounts, clock, promises and generator."""
-        promises = list(self._promises)
+        clock, slot = self._kernels.promises_to_arrays(self._promises)
         return {
             "priorities": self.priorities.state_dict(),
             "accounts": {
@@ -157,10 +157,7 @@ class LazyRRMSampler:
                 for name, array in self._accounts._asdict().items()
             },
             "clock": [self._clock, self._carry],
-            "promises": {
-                "clock": torch.tensor([p[0] for p in promises], dtype=torch.float64),
-                "slot": torch.tensor([p[1:] for p in promises], dtype=torch.int64).view(-1, 2),
-            },
+            "promises": {"clock": torch.from_numpy(clock), "slot": torch.from_numpy(slot)},
             "generator": self._generator.get_state(),
         }
 
@@ -172,7 +169,8 @@ class LazyRRMSampler:
         self._clock, self._carry = state["clock"]
         self._promises = self._kernels.no_promises()
         saved = state["promises"]
-        for clock, slot in zip(saved["clock"].tolist(), saved["slot"].tolist(), strict=True):
-            self._promises.append((clock, *slot))
+        self._kernels.promises_from_arrays(
+            self._promises, saved["clock"].numpy(), saved["slot"].numpy()
+        )
         self._mirror(torch.arange(len(self._values)))
         self._generator.set_state(state["generator"])

@@ -17,6 +17,9 @@ from rlsuite.buffers.rows import Field, flatten, nest, pack
 from rlsuite.errors import UserError
 from rlsuite.types import Batch, Sampler, State, Step
 
+KEPT_OUTPUTS = 4
+"""Sizes of batches whose memory is kept for the next of the same size."""
+
 
 @dataclass(frozen=True, slots=True)
 class Output:
@@ -177,15 +180,21 @@ class Replay:
         if obs is None or next_obs is None or obs.dim() < 3 or obs.shape[1] != self.frame_stack:
             found = "a dict" if obs is None else f"{tuple(obs.shape)}"
             raise ValueError(f"frame_stack {self.frame_stack} needs (N, S, ...) obs, not {found}")
+        rest = {path: leaf for path, leaf in flat.items() if path not in ("obs", "next_obs")}
         if self._frames is None:
+            row = {"frames": torch.empty(1, self.frame_stack + 1, dtype=torch.int32), **rest}
             self._frames = FrameStacks(
-                self.capacity, obs, self.num_envs, self.device, self.directory
+                self.capacity,
+                obs,
+                self.num_envs,
+                self.device,
+                self.directory,
+                beside=self.capacity * pack(row)[1],
             )
             self._oldest_frame = np.zeros(self.capacity, np.int64)
         numbers, oldest = self._frames.add(envs, obs, next_obs)
         start = self.written % self.capacity
         self._oldest_frame[start : start + len(envs)] = oldest
-        rest = {path: leaf for path, leaf in flat.items() if path not in ("obs", "next_obs")}
         return {"frames": numbers, **rest}
 
     def _give_up(self, count: int) -> None:
@@ -349,6 +358,8 @@ class Replay:
             index=torch.empty(n, dtype=torch.int64, device=self.device),
             weight=torch.ones(n, device=self.device),
         )
+        if len(self._outputs) == KEPT_OUTPUTS:
+            del self._outputs[next(iter(self._outputs))]
         self._outputs[n] = Output(rows, views, frames, last, batch)
         return self._outputs[n]
 
@@ -385,12 +396,17 @@ class Replay:
             Field(path, tuple(shape), getattr(torch, dtype), offset)
             for path, shape, dtype, offset in state["fields"]
         ]
+        if state["frames"]:
+            self._frames = FrameStacks.restored(
+                state["frames"],
+                self.capacity,
+                self.num_envs,
+                self.device,
+                self.directory,
+                beside=self.capacity * state["row_bytes"],
+            )
         self._allocate(fields, state["row_bytes"])
         self.sampler.load_state_dict(state["sampler"])
         self._ring.load_state_dict(state["ring"])
         self._first = state["first"]
         self._oldest_frame = state["oldest_frame"].numpy().copy()
-        if state["frames"]:
-            self._frames = FrameStacks.restored(
-                state["frames"], self.capacity, self.num_envs, self.device, self.directory
-            )

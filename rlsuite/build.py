@@ -230,7 +230,15 @@ def _run(experiment: Experiment, folder: Path, quiet: bool, *, is_new: bool) -> 
     metrics = AGENTS[experiment.algorithm].metrics
     total = experiment.plan.total_transitions
     try:
-        with Run(folder, experiment.run, total, metrics, run_evaluation, quiet=quiet) as run:
+        with Run(
+            folder,
+            experiment.run,
+            total,
+            metrics,
+            run_evaluation,
+            alarms=getattr(agent, "alarms", None),
+            quiet=quiet,
+        ) as run:
             loop(run)
     finally:
         envs.close()

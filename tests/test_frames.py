@@ -16,6 +16,7 @@ from rlsuite.buffers import (
     Replay,
     ReshuffleSampler,
     UniformSampler,
+    ring,
 )
 from rlsuite.checkpoint import CheckpointStore
 from rlsuite.errors import UserError
@@ -268,8 +269,19 @@ def test_wrong_use_is_named() -> None:
     with pytest.raises(ValueError, match="got 2 transitions at environment 2 of 3"):
         replay.add(video.step())
     huge = Replay(10**11, UniformSampler(0), num_envs=4, frame_stack=4)
-    with pytest.raises(UserError, match=r"frames need .* set replay\.capacity to"):
+    with pytest.raises(UserError, match=r"their transitions need .* set replay\.capacity to"):
         huge.add(video.step())
+
+
+def test_rows_and_frames_have_to_fit_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of them alone would: 32,000 and 6,000 bytes of 35,000. Nothing is allocated."""
+    monkeypatch.setattr(ring, "_available", lambda *_: (35_000, "here"))
+    video = Video(1, 1, seed=0)
+    replay = Replay(1000, UniformSampler(0), frame_stack=4)
+    with pytest.raises(UserError, match="frames and their transitions need"):
+        replay.add(video.step())
+    assert replay.nbytes == 0
+    Replay(900, UniformSampler(0), frame_stack=4).add(video.step())
 
 
 MEMORY = """

@@ -1,7 +1,9 @@
 """The ring storage: what comes out is what went in, n-step sums, saving, memory."""
 
+import gc
 import subprocess
 import sys
+import weakref
 
 import numpy as np
 import pytest
@@ -268,3 +270,14 @@ def test_memory_of_a_million_halfcheetah_transitions() -> None:
     ).stdout.split()
     used, arrays = map(int, out)
     assert used <= 1.05 * arrays
+
+
+def test_memory_of_batches_does_not_grow_with_their_sizes() -> None:
+    replay = Replay(64, UniformSampler(0))
+    for k in range(8):
+        x, no = torch.tensor([float(k)]), torch.zeros(1, dtype=torch.bool)
+        replay.add(Step(x, x, x, x, no, no))
+    kept = [weakref.ref(replay.sample(n).weight) for n in range(1, 30)]
+    gc.collect()
+    assert sum(batch() is not None for batch in kept) <= 4
+    assert replay.sample(3) is replay.sample(3)

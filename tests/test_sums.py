@@ -42,7 +42,8 @@ def test_a_weight_of_zero_is_never_found(form: str, n: int) -> None:
     """T7: u = 0, the total, twice the total, and 1e5 uniforms, half the weights zero.
 
     Float32 trees return such slots by rounding, and with them empty transitions (flashbax #52,
-    Trajectories #59) or slots beyond the stored ones (torchrl #2230).
+    Trajectories #59, Core PR #83: with weights of zero, which ended the learning) or slots beyond
+    the stored ones (torchrl #2230).
     """
     rng = torch.manual_seed(n)
     values = torch.rand(n, dtype=torch.float64, generator=rng) * 10.0 ** torch.randint(
@@ -140,6 +141,7 @@ def test_what_is_no_weight_is_refused() -> None:
 
 
 def test_the_form_suits_the_device() -> None:
+    """None is an extension that has to be built for a version of torch (torchrl #3508)."""
     meta = torch.device("meta")
     assert isinstance(make_sums(10, CPU), TreeSums)
     assert isinstance(make_sums(1 << 22, meta), FlatSums)
