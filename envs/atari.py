@@ -58,16 +58,25 @@ PROTOCOLS = {
 """By name: Mnih et al. (2015), and Machado et al. (2018), section 5."""
 
 
-def make_games(env_id: str, num_envs: int, protocol: str) -> Any:
+def find_rules(protocol: str, all_actions: bool | None) -> AtariProtocol:
+    """The protocol of this name, with all 18 actions or the game's own; None keeps which it has."""
+    rules = PROTOCOLS[protocol]
+    return rules if all_actions is None else rules._replace(all_actions=all_actions)
+
+
+def make_games(
+    env_id: str, num_envs: int, protocol: str, *, all_actions: bool | None = None
+) -> Any:
     """ale_py's vector environment, which resets a game in the step that ends it.
 
-    Raises ``UserError`` if ale_py is missing or ``env_id`` is not one of its ids.
+    ``all_actions`` overrides the protocol's. Raises ``UserError`` if ale_py is missing or
+    ``env_id`` is not one of its ids.
     """
     native = import_extra("ale_py.vector_env", env_id, "atari")
     spec = gym.registry.get(env_id)
     if spec is None or "game" not in spec.kwargs:
         raise unknown_id(env_id)
-    rules = PROTOCOLS[protocol]
+    rules = find_rules(protocol, all_actions)
     return native.AtariVectorEnv(
         spec.kwargs["game"],
         num_envs,
@@ -84,7 +93,9 @@ def make_games(env_id: str, num_envs: int, protocol: str) -> Any:
     )
 
 
-def make_watched(env_id: str, protocol: str, render_mode: str | None) -> gym.Env[Any, Any]:
+def make_watched(
+    env_id: str, protocol: str, render_mode: str | None, *, all_actions: bool | None = None
+) -> gym.Env[Any, Any]:
     """One game by Gymnasium's wrappers, which can be rendered: the same observations and actions.
 
     It differs in how an episode begins: the frames before are drawn by Gymnasium, without FIRE.
@@ -92,7 +103,7 @@ def make_watched(env_id: str, protocol: str, render_mode: str | None) -> gym.Env
     """
     import_extra("ale_py", env_id, "atari")
     import_extra("cv2", env_id, "atari")
-    rules = PROTOCOLS[protocol]
+    rules = find_rules(protocol, all_actions)
     arguments = {
         "frameskip": 1,
         "repeat_action_probability": rules.sticky,
@@ -307,6 +318,7 @@ class AtariVectorEnv:
     than one the games take turns: while one group is stepped by its threads, the actions of the
     next are chosen, and what was learned. In evaluation (``training=False``) a lost life is no
     termination; nothing else differs. After a lost life the game is not reset, nor is FIRE pressed.
+    ``all_actions``: all 18 actions, or the game's own; None keeps which the protocol has.
 
     Raises ``UserError`` if ale_py is missing or does not know the game, ``ValueError`` unless
     ``num_envs`` is a multiple of ``groups``.
@@ -319,6 +331,7 @@ class AtariVectorEnv:
         seed: int = 0,
         *,
         protocol: str = "machado2018",
+        all_actions: bool | None = None,
         groups: int = 1,
         training: bool = True,
         step_limit: int = STEP_LIMIT,
@@ -327,7 +340,7 @@ class AtariVectorEnv:
         if size < 1 or rest:
             raise ValueError(f"num_envs ({num_envs}) must be a multiple of groups ({groups})")
         life_ends = PROTOCOLS[protocol].life_ends and training
-        games = [make_games(env_id, size, protocol) for _ in range(groups)]
+        games = [make_games(env_id, size, protocol, all_actions=all_actions) for _ in range(groups)]
         self.spec = Spec(
             num_envs,
             size,
