@@ -651,11 +651,11 @@ def test_draws_are_captured_in_a_cuda_graph(form: Callable[..., Any]) -> None:
 
 
 def filled(sampler: Any, device: str) -> tuple[Replay, Tensor]:
-    """500 transitions, the n-th with reward n, and their (500,) float64 priorities."""
+    """500 transitions, the n-th with reward n, and their (500,) errors."""
     replay = Replay(500, sampler, num_envs=500, device=device)
     number = torch.arange(500, dtype=torch.float32)
-    action, over = torch.zeros(500, 2), torch.zeros(500, dtype=torch.bool)
-    replay.add(Step(number[:, None].expand(-1, 3).clone(), action, number, action, over, over))
+    obs, over = torch.zeros(500, 3), torch.zeros(500, dtype=torch.bool)
+    replay.add(Step(obs, torch.zeros(500, 2), number, obs, over, over))
     error = torch.rand(500, generator=torch.Generator().manual_seed(0)) + 0.1
     replay.sampler.sample(1)  # settles the new slots
     replay.sampler.update(torch.arange(500, device=device), error.to(device))
@@ -666,10 +666,8 @@ def filled(sampler: Any, device: str) -> tuple[Replay, Tensor]:
 @pytest.mark.cuda
 @pytest.mark.parametrize("draw", ["with_replacement", "stratified"])
 def test_sampler_gather_and_update_are_captured_in_a_cuda_graph(draw: Any) -> None:
-    """T24: 1,000 replays of a batch drawn, gathered and given its priorities back; the law is T10's.
-
-    The generator of the sampler has to be told to the graph.
-    """
+    """T24: 1,000 replays of a batch that is drawn, gathered and given its priorities back; T10's
+    bounds. The graph has to know the sampler's generator."""
     sampler = PrioritizedSampler(priority=Priority(1.0, 0.0, 1e-9), draw=draw)
     replay, error = filled(sampler, "cuda")
     errors, counts = error.cuda(), torch.zeros(500, device="cuda")
@@ -695,7 +693,7 @@ def test_sampler_gather_and_update_are_captured_in_a_cuda_graph(draw: Any) -> No
     deviation = (counts.cpu() - 256_000 * p) / (256_000 * p * (1 - p)).sqrt()
     assert float(counts.sum()) == 256_000 and deviation.abs().max() < 6
     if draw == "with_replacement":  # chi-square of 499 degrees of freedom, p > 1e-4
-        assert float((deviation.square() * (1 - p)).sum()) < 623
+        assert float((deviation.square() * (1 - p)).sum()) < 625
 
 
 @cuda
@@ -724,7 +722,7 @@ def test_samplers_draw_by_the_same_law_on_cpu_and_cuda(make: Callable[[], Any]) 
         counts.append(drawn)
     ours, theirs = counts
     assert ((ours - theirs).abs() <= 6 * (ours + theirs).clamp(min=1).sqrt()).all()
-    assert ours.std() > 5  # else any law would do
+    assert ours.std() > 12  # of uniform draws: 8
 
 
 @cuda
