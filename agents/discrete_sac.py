@@ -27,7 +27,7 @@ from rlsuite.parts import FixedTemperature, LearnedTemperature, discrete_actions
 from rlsuite.rng import generator
 from rlsuite.settings import Finite, Fraction, NonNegative, Positive, PositiveCount, settings
 from rlsuite.tree import to_device
-from rlsuite.types import Batch, State, Tree, Update
+from rlsuite.types import Alarm, Batch, State, Tree, Update
 
 METRICS = {
     "loss/critic": "Half the squared temporal-difference error, summed over the critics.",
@@ -130,6 +130,8 @@ class DiscreteSAC:
             config.optimizer, self.critic.parameters(), config.lr_critic, eps=config.optimizer_eps
         )
         self.temperature = self._temperature(config)
+        self.alarms = _alarms(config)
+        """Of the temperature, if it is learned."""
         self.noise = generator(seed, "discrete sac noise", device=self.device)
         self.updates = 0
 
@@ -254,6 +256,15 @@ class DiscreteSAC:
         self.temperature.load_state_dict(state["temperature"])
         self.noise.set_state(state["noise"])
         self.updates = state["updates"]
+
+
+def _alarms(config: DiscreteSACConfig) -> dict[str, Alarm]:
+    if config.temperature != "auto":
+        return {}
+    # A bound is as telling as the 10 that it may keep the temperature from; means are rounded.
+    limit = min(10.0, 0.99 * math.exp(config.log_temperature_bounds[1]))
+    remedy = "the target entropy is out of reach, lower agent.target_entropy_ratio"
+    return {"policy/temperature": Alarm(limit, remedy)}
 
 
 def _entropy(log_pi: Tensor) -> Tensor:

@@ -42,10 +42,14 @@ class DQNConfig:
     dueling: bool = False
     """Whether Q is the sum of a state's value and an action's advantage, each with a last hidden
     layer of its own."""
-    loss: Literal["mse", "huber"] = "mse"
-    """Squared error, or Huber: half of it up to the threshold, linear beyond."""
+    loss: Literal["mse", "huber", "pal"] = "mse"
+    """Squared error; Huber: half of it up to the threshold, linear beyond; or PAL, which with
+    uniform draws has the expected gradient of Huber with the sampler "lap"."""
     huber_threshold: Positive = 1.0
-    """Error from which the Huber loss is linear; with LAP the sampler's least priority."""
+    """Error from which Huber is linear, and PAL a power; with LAP the sampler's least priority."""
+    pal_alpha: Fraction = 0.6
+    """Alpha of the "lap" that PAL stands for: beyond the threshold PAL grows with the power 1 +
+    alpha (published: 0.6 for Atari, 0.4 for MuJoCo)."""
     lr: Positive = 1e-4
     """Learning rate."""
     optimizer: str = "Adam"
@@ -133,18 +137,20 @@ class DQN:
             target = batch.reward + batch.discount * next_values.gather(1, best)[:, 0]
 
         value = self.online(batch.obs).gather(1, batch.action[:, None] - self.start)[:, 0]
-        loss = (batch.weight * self._penalty(value, target)).mean()
+        loss = (batch.weight * self.penalty(value, target)).mean()
         descend(loss, self.optimizer, self.config.max_grad_norm)
         value = value.detach()
         metrics = {"loss/critic": loss.detach(), "value/q": value.mean()}
         return Update(metrics, priority=(value - target).abs())
 
-    def _penalty(self, value: Tensor, target: Tensor) -> Tensor:
-        """(B,) losses."""
+    def penalty(self, value: Tensor, target: Tensor) -> Tensor:
+        """(B,) losses of (B,) values against their targets, before weights."""
         if self.config.loss == "mse":
             return F.mse_loss(value, target, reduction="none")
         threshold = self.config.huber_threshold
-        return F.huber_loss(value, target, reduction="none", delta=threshold)
+        if self.config.loss == "huber":
+            return F.huber_loss(value, target, reduction="none", delta=threshold)
+        return pal_loss(value, target, self.config.pal_alpha, threshold)
 
     def state_dict(self) -> State:
         """Networks, optimizer, exploration and the count of updates."""
@@ -163,3 +169,18 @@ class DQN:
         load_optimizer_state(self.optimizer, state["optimizer"])
         self.exploration.load_state_dict(state["exploration"])
         self.updates = state["updates"]
+
+
+def pal_loss(value: Tensor, target: Tensor, alpha: float, threshold: float = 1.0) -> Tensor:
+    """(B,) losses of prioritized approximation, PAL (Fujimoto et al., arXiv 2007.06049, eq. 11).
+
+    With threshold 1: error**2 / 2 below 1, |error|**(1 + alpha) / (1 + alpha) beyond, divided by
+    the batch's mean of max(|error|, 1)**alpha, as a constant. As in the authors' code any threshold
+    will do: then the mean gradient is that of Huber under LAP's probabilities with this least
+    priority.
+    """
+    size = (value - target).abs()
+    near = threshold**alpha * 0.5 * size.square()
+    far = threshold * size.clamp(min=threshold).pow(1 + alpha) / (1 + alpha)
+    scale = size.detach().clamp(min=threshold).pow(alpha).mean()
+    return torch.where(size < threshold, near, far) / scale

@@ -27,15 +27,21 @@ class FrameStacks:
         num_envs: int,
         device: torch.device,
         directory: Path | None,
+        *,
+        beside: int,
     ) -> None:
-        """Room for ``capacity`` frames and 3 %; ``stack`` (M, S, *frame) tells the shape."""
+        """Room for ``capacity`` frames and 3 %; ``stack`` (M, S, *frame) tells the shape.
+
+        ``beside``: bytes that the transitions will take there as well. Raises UserError if both
+        together do not fit.
+        """
         self.size = stack.shape[1]
         self.frame_shape, self.dtype = tuple(stack.shape[2:]), stack.dtype
         # A stack's first frame is needed for S + 1 turns, in which the others may store whole ones.
         least = (self.size + 1) ** 2 * num_envs
         frames = max(capacity + capacity // 32 + 2 * (self.size + 1) * num_envs, least)
         nbytes = stack[0, 0].nbytes
-        self.ring = Ring("frames", frames, nbytes, device, directory)
+        self.ring = Ring("frames", frames, nbytes, device, directory, beside=beside)
         self._frames = self.ring.rows.view(self.dtype).view(frames, *self.frame_shape)
         self._numbers = np.zeros((num_envs, self.size), np.int64)
         self._last: list[Tensor | None] = [None] * num_envs
@@ -122,10 +128,12 @@ class FrameStacks:
         num_envs: int,
         device: torch.device,
         directory: Path | None,
+        *,
+        beside: int,
     ) -> FrameStacks:
         """What ``state_dict`` saved."""
         example = next(iter(state["last"].values()))
-        frames = cls(capacity, example[None], num_envs, device, directory)
+        frames = cls(capacity, example[None], num_envs, device, directory, beside=beside)
         frames.ring.load_state_dict(state["ring"])
         frames._numbers = state["numbers"].numpy().copy()
         for env, stack in state["last"].items():

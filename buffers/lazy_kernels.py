@@ -36,6 +36,22 @@ def no_promises() -> Any:
 
 
 @numba.njit(cache=True)
+def promises_to_arrays(promises: Any) -> tuple[Floats, Ints]:
+    """(n,) clocks when free, and (n, 2) slots and versions, in the heap's order."""
+    clock, slot = np.empty(len(promises)), np.empty((len(promises), 2), np.int64)
+    for i in range(len(promises)):
+        clock[i], slot[i, 0], slot[i, 1] = promises[i]
+    return clock, slot
+
+
+@numba.njit(cache=True)
+def promises_from_arrays(promises: Any, clock: Floats, slot: Ints) -> None:
+    """Append what ``promises_to_arrays`` returned."""
+    for i in range(len(clock)):
+        promises.append((clock[i], slot[i, 0], slot[i, 1]))
+
+
+@numba.njit(cache=True)
 def forget(values: Floats, accounts: Accounts, clock: float, start: int, stop: int) -> float:
     """Set A = E = 0; the sum of E - A that goes with it."""
     gone = 0.0

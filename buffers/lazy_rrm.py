@@ -8,7 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rlsuite.buffers.prioritized import ImportanceWeights, Priorities, Priority, fractions
+from rlsuite.buffers.prioritized import (
+    ImportanceWeights,
+    Priorities,
+    Priority,
+    fractions,
+    require_numbers,
+)
 from rlsuite.buffers.rrm import MASK
 from rlsuite.rng import generator
 from rlsuite.types import State
@@ -128,7 +134,11 @@ class LazyRRMSampler:
         self._mirror(slots)
 
     def update(self, slots: Tensor, priority: Tensor) -> None:
-        """Set priorities from (n,) errors. Of a slot that comes twice the greatest counts."""
+        """Set priorities from (n,) errors. Of a slot that comes twice the greatest counts.
+
+        Raises ValueError on the CPU for an error that is no finite number; nothing is changed then.
+        """
+        require_numbers(priority)
         self._settle()
         self._kernels.refresh(self._values, self._accounts, self._clock, slots.numpy())
         self.priorities.update(slots, priority)
@@ -139,7 +149,7 @@ class LazyRRMSampler:
 
     def state_dict(self) -> State:
         """Weights, accounts, clock, promises and generator."""
-        promises = list(self._promises)
+        clock, slot = self._kernels.promises_to_arrays(self._promises)
         return {
             "priorities": self.priorities.state_dict(),
             "accounts": {
@@ -147,10 +157,7 @@ class LazyRRMSampler:
                 for name, array in self._accounts._asdict().items()
             },
             "clock": [self._clock, self._carry],
-            "promises": {
-                "clock": torch.tensor([p[0] for p in promises], dtype=torch.float64),
-                "slot": torch.tensor([p[1:] for p in promises], dtype=torch.int64).view(-1, 2),
-            },
+            "promises": {"clock": torch.from_numpy(clock), "slot": torch.from_numpy(slot)},
             "generator": self._generator.get_state(),
         }
 
@@ -162,7 +169,8 @@ class LazyRRMSampler:
         self._clock, self._carry = state["clock"]
         self._promises = self._kernels.no_promises()
         saved = state["promises"]
-        for clock, slot in zip(saved["clock"].tolist(), saved["slot"].tolist(), strict=True):
-            self._promises.append((clock, *slot))
+        self._kernels.promises_from_arrays(
+            self._promises, saved["clock"].numpy(), saved["slot"].numpy()
+        )
         self._mirror(torch.arange(len(self._values)))
         self._generator.set_state(state["generator"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -81,6 +82,16 @@ class Priority:
         return raw.clamp_(min=self.least) if self.least else raw
 
 
+def require_numbers(error: Tensor) -> None:
+    """Raises ValueError for (B,) errors that are infinite or no number, naming the first.
+
+    On the CPU alone: elsewhere the host would have to wait for the device.
+    """
+    if error.is_cpu and not math.isfinite(float(error.abs().max())):
+        place = int(error.isfinite().logical_not().nonzero()[0])
+        raise ValueError(f"priority {place} of the batch is infinite or no number")
+
+
 def lap(alpha: float = 0.4, least: float = 1.0) -> Priority:
     """The priorities of LAP; the defaults are the paper's for MuJoCo (Atari: 0.6, 0.01)."""
     return Priority(alpha, 0.0, least)
@@ -152,11 +163,16 @@ class Priorities:
         return self.weights(value, self.sums.values, self.sums.total, self.size, beta)
 
     def update(self, slots: Tensor, error: Tensor) -> None:
-        """Weights from (B,) errors; slots dropped meanwhile stay out."""
+        """Weights from (B,) errors; slots dropped meanwhile stay out.
+
+        Raises ValueError on the CPU for an error that is no finite number; nothing is changed then.
+        """
+        require_numbers(error)
         self.settle()
         raw = self.rule.raw(error)
-        torch.maximum(self.max, raw.max(), out=self.max)
-        self.sums.revise(slots, raw.pow_(self.rule.alpha))
+        greatest = raw.max()
+        self.sums.revise(slots, raw.pow_(self.rule.alpha))  # which refuses what overflows
+        torch.maximum(self.max, greatest, out=self.max)
 
     def require(self, n: int) -> None:
         """Raises ValueError unless at least ``n`` slots can be drawn."""
@@ -252,7 +268,10 @@ class PrioritizedSampler:
         return slots, self.priorities.weigh(slots)
 
     def update(self, slots: Tensor, priority: Tensor) -> None:
-        """Set priorities from (n,) errors. Of a slot that comes twice the greatest counts."""
+        """Set priorities from (n,) errors. Of a slot that comes twice the greatest counts.
+
+        Raises ValueError on the CPU for an error that is no finite number; nothing is changed then.
+        """
         self.priorities.update(slots, priority)
 
     def state_dict(self) -> State:

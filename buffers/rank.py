@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rlsuite.buffers.prioritized import Floats, ImportanceWeights
+from rlsuite.buffers.prioritized import Floats, ImportanceWeights, require_numbers
 from rlsuite.rng import generator
 from rlsuite.types import State
 
@@ -82,7 +82,11 @@ class RankSampler:
         return slots, self.weights(mass, values, running[-1], self._ranked, beta)
 
     def update(self, slots: Tensor, priority: Tensor) -> None:
-        """Set (n,) errors. Of a slot that comes twice the greatest counts."""
+        """Set (n,) errors. Of a slot that comes twice the greatest counts.
+
+        Raises ValueError on the CPU for an error that is no finite number; nothing is changed then.
+        """
+        require_numbers(priority)
         error = priority.abs().to(torch.float32)
         torch.maximum(self._max, error.max(), out=self._max)
         # A slot that was dropped meanwhile stays out.

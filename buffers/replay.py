@@ -16,6 +16,9 @@ from rlsuite.buffers.rows import Field, RowWriter, flatten, mismatch, nest, pack
 from rlsuite.errors import UserError
 from rlsuite.types import Batch, Sampler, State, Step
 
+KEPT_OUTPUTS = 4
+"""Sizes of batches whose memory is kept for the next of the same size."""
+
 
 @dataclass(frozen=True, slots=True)
 class Output:
@@ -177,25 +180,39 @@ class Replay:
             found = "a dict" if obs is None else f"{tuple(obs.shape)}"
             raise ValueError(f"frame_stack {self.frame_stack} needs (N, S, ...) obs, not {found}")
         obs, next_obs = torch.as_tensor(obs), torch.as_tensor(next_obs)
+        rest = {path: leaf for path, leaf in flat.items() if path not in ("obs", "next_obs")}
         if self._frames is None:
+            row = {"frames": torch.empty(1, self.frame_stack + 1, dtype=torch.int32), **rest}
             self._frames = FrameStacks(
-                self.capacity, obs, self.num_envs, self.device, self.directory
+                self.capacity,
+                obs,
+                self.num_envs,
+                self.device,
+                self.directory,
+                beside=self.capacity * pack(row)[1],
             )
             self._oldest_frame = np.zeros(self.capacity, np.int64)
         numbers, oldest = self._frames.add(envs, obs, next_obs)
         start = self.written % self.capacity
         self._oldest_frame[start : start + len(envs)] = oldest
-        rest = {path: leaf for path, leaf in flat.items() if path not in ("obs", "next_obs")}
         return {"frames": numbers, **rest}
 
     def _give_up(self, count: int) -> None:
-        """Drop the oldest transitions, ``count`` at once, whose frames were overwritten."""
+        """Drop the oldest transitions, about ``count`` at once, until no frame of any is missing.
+
+        An environment's transitions need ever newer frames, but another environment's may need
+        older ones than its predecessor in the ring: the oldest of each are looked at.
+        """
         assert self._frames
         self._first = max(self._first, self.written - self.capacity)
-        while self._oldest_frame[self._first % self.capacity] < self._frames.oldest():
+        while True:
+            oldest = np.arange(self._first, min(self._first + self.num_envs, self.written))
+            if self._oldest_frame[oldest % self.capacity].min() >= self._frames.oldest():
+                return
             start = self._first % self.capacity
-            self.sampler.drop(range(start, start + count))
-            self._first += count
+            stop = min(start + count, self.capacity)
+            self.sampler.drop(range(start, stop))
+            self._first += stop - start
 
     def sample(self, n: int) -> Batch:
         """``n`` transitions, as the sampler chooses.
@@ -340,6 +357,8 @@ class Replay:
             index=torch.empty(n, dtype=torch.int64, device=self.device),
             weight=torch.ones(n, device=self.device),
         )
+        if len(self._outputs) == KEPT_OUTPUTS:
+            del self._outputs[next(iter(self._outputs))]
         self._outputs[n] = Output(rows, views, frames, last, batch)
         return self._outputs[n]
 
@@ -376,12 +395,17 @@ class Replay:
             Field(path, tuple(shape), getattr(torch, dtype), offset)
             for path, shape, dtype, offset in state["fields"]
         ]
+        if state["frames"]:
+            self._frames = FrameStacks.restored(
+                state["frames"],
+                self.capacity,
+                self.num_envs,
+                self.device,
+                self.directory,
+                beside=self.capacity * state["row_bytes"],
+            )
         self._allocate(fields, state["row_bytes"])
         self.sampler.load_state_dict(state["sampler"])
         self._ring.load_state_dict(state["ring"])
         self._first = state["first"]
         self._oldest_frame = state["oldest_frame"].numpy().copy()
-        if state["frames"]:
-            self._frames = FrameStacks.restored(
-                state["frames"], self.capacity, self.num_envs, self.device, self.directory
-            )

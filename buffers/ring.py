@@ -23,11 +23,19 @@ class Ring:
     k % capacity == i."""
 
     def __init__(
-        self, name: str, capacity: int, row_bytes: int, device: torch.device, directory: Path | None
+        self,
+        name: str,
+        capacity: int,
+        row_bytes: int,
+        device: torch.device,
+        directory: Path | None,
+        *,
+        beside: int = 0,
     ) -> None:
         """Zeros, on ``device`` or, with ``directory``, in a file there that goes with the process.
 
-        Raises UserError if there is too little room.
+        Raises UserError if there is too little room for them and ``beside`` further bytes, which
+        another ring is going to take.
         """
         self.name = name
         self.capacity = capacity
@@ -36,7 +44,8 @@ class Ring:
         self.rewrites = 0
         """Times a row was changed after it was written."""
         size = capacity * row_bytes
-        _check_room(name, capacity, size, device, directory)
+        what = f"{name} and their transitions" if beside else name
+        _check_room(what, capacity, size + beside, device, directory)
         if directory is None:
             # Zeros, so that equal rows are equal bytes, also between their leaves.
             flat = torch.zeros(size, dtype=torch.uint8, device=device)

@@ -7,7 +7,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from rlsuite.buffers.prioritized import Floats, ImportanceWeights, Priorities, Priority, fractions
+from rlsuite.buffers.prioritized import (
+    Floats,
+    ImportanceWeights,
+    Priorities,
+    Priority,
+    fractions,
+    require_numbers,
+)
 from rlsuite.buffers.sums import FlatSums
 from rlsuite.rng import generator
 from rlsuite.types import State
@@ -121,7 +128,11 @@ class DenseRRMSampler:
             self.expected.add_(_pour(values, room, len(slots)))
 
     def update(self, slots: Tensor, priority: Tensor) -> None:
-        """Set priorities from (n,) errors. Of a slot that comes twice the greatest counts."""
+        """Set priorities from (n,) errors. Of a slot that comes twice the greatest counts.
+
+        Raises ValueError on the CPU for an error that is no finite number; nothing is changed then.
+        """
+        require_numbers(priority)
         self._settle()
         self.priorities.update(slots, priority)
 

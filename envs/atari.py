@@ -59,18 +59,31 @@ PROTOCOLS = {
 """By name: Mnih et al. (2015), and Machado et al. (2018), section 5."""
 
 
-def make_games(env_id: str, num_envs: int, protocol: str, num_threads: int = 0) -> Any:
+def find_rules(protocol: str, all_actions: bool | None) -> AtariProtocol:
+    """The protocol of this name, with all 18 actions or the game's own; None keeps which it has."""
+    rules = PROTOCOLS[protocol]
+    return rules if all_actions is None else rules._replace(all_actions=all_actions)
+
+
+def make_games(
+    env_id: str,
+    num_envs: int,
+    protocol: str,
+    *,
+    all_actions: bool | None = None,
+    num_threads: int = 0,
+) -> Any:
     """ale_py's vector environment, which resets a game in the step that ends it.
 
-    ``num_threads`` step the games; 0 is one for each core, but no more than games.
-
-    Raises ``UserError`` if ale_py is missing or ``env_id`` is not one of its ids.
+    ``all_actions`` overrides the protocol's. ``num_threads`` step the games; 0 is one for each
+    core, but no more than games. Raises ``UserError`` if ale_py is missing or ``env_id`` is not one
+    of its ids.
     """
     native = import_extra("ale_py.vector_env", env_id, "atari")
     spec = gym.registry.get(env_id)
     if spec is None or "game" not in spec.kwargs:
         raise unknown_id(env_id)
-    rules = PROTOCOLS[protocol]
+    rules = find_rules(protocol, all_actions)
     return native.AtariVectorEnv(
         spec.kwargs["game"],
         num_envs,
@@ -88,7 +101,9 @@ def make_games(env_id: str, num_envs: int, protocol: str, num_threads: int = 0) 
     )
 
 
-def make_watched(env_id: str, protocol: str, render_mode: str | None) -> gym.Env[Any, Any]:
+def make_watched(
+    env_id: str, protocol: str, render_mode: str | None, *, all_actions: bool | None = None
+) -> gym.Env[Any, Any]:
     """One game by Gymnasium's wrappers, which can be rendered: the same observations and actions.
 
     It differs in how an episode begins: the frames before are drawn by Gymnasium, without FIRE.
@@ -96,7 +111,7 @@ def make_watched(env_id: str, protocol: str, render_mode: str | None) -> gym.Env
     """
     import_extra("ale_py", env_id, "atari")
     import_extra("cv2", env_id, "atari")
-    rules = PROTOCOLS[protocol]
+    rules = find_rules(protocol, all_actions)
     arguments = {
         "frameskip": 1,
         "repeat_action_probability": rules.sticky,
@@ -311,6 +326,7 @@ class AtariVectorEnv:
     than one the games take turns: while one group is stepped by its threads, the actions of the
     next are chosen, and what was learned. In evaluation (``training=False``) a lost life is no
     termination; nothing else differs. After a lost life the game is not reset, nor is FIRE pressed.
+    ``all_actions``: all 18 actions, or the game's own; None keeps which the protocol has.
 
     Raises ``UserError`` if ale_py is missing or does not know the game, ``ValueError`` unless
     ``num_envs`` is a multiple of ``groups``.
@@ -323,6 +339,7 @@ class AtariVectorEnv:
         seed: int = 0,
         *,
         protocol: str = "machado2018",
+        all_actions: bool | None = None,
         groups: int = 1,
         training: bool = True,
         step_limit: int = STEP_LIMIT,
@@ -333,7 +350,10 @@ class AtariVectorEnv:
         life_ends = PROTOCOLS[protocol].life_ends and training
         # All groups play at once: more threads than cores would only wait for each other.
         threads = max(1, (os.cpu_count() or 1) // groups)
-        games = [make_games(env_id, size, protocol, threads) for _ in range(groups)]
+        games = [
+            make_games(env_id, size, protocol, all_actions=all_actions, num_threads=threads)
+            for _ in range(groups)
+        ]
         self.spec = Spec(
             num_envs,
             size,

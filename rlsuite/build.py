@@ -55,7 +55,9 @@ def env_maker(
 ) -> Callable[[], gym.Env[Any, Any]]:
     """What builds one environment, ``Perturbed`` by ``values``; it can be sent to a process."""
     if config.is_atari:
-        return functools.partial(make_watched, config.id, config.atari_protocol, render_mode)
+        return functools.partial(
+            make_watched, config.id, config.atari_protocol, render_mode, **config.kwargs
+        )
     if config.is_particles:
         return functools.partial(make_watched_world, config.id.removeprefix("mpe/"), config.kwargs)
     if config.is_vmas:
@@ -85,6 +87,7 @@ def _build_native(
             groups=groups,
             training=training,
             step_limit=config.time_limit or STEP_LIMIT,
+            **config.kwargs,
         )
     if config.is_particles:
         return ParticleVectorEnv(config.id.removeprefix("mpe/"), num_envs, seed, **config.kwargs)
@@ -230,7 +233,15 @@ def _run(experiment: Experiment, folder: Path, quiet: bool, *, is_new: bool) -> 
     metrics = AGENTS[experiment.algorithm].metrics
     total = experiment.plan.total_transitions
     try:
-        with Run(folder, experiment.run, total, metrics, run_evaluation, quiet=quiet) as run:
+        with Run(
+            folder,
+            experiment.run,
+            total,
+            metrics,
+            run_evaluation,
+            alarms=getattr(agent, "alarms", None),
+            quiet=quiet,
+        ) as run:
             loop(run)
     finally:
         envs.close()

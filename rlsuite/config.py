@@ -38,7 +38,8 @@ class EnvConfig:
     actions and all 18 of them. Unset is "machado2018" for ids that start with ALE/."""
     kwargs: dict[str, Any] = field(default_factory=dict)
     """Arguments of the environment's constructor; of several agents also team_reward: "shared" (all
-    get the same), "sum" or "mean"."""
+    get the same), "sum" or "mean"; of Atari games all_actions alone: true for all 18 actions, false
+    for the game's own."""
     num_envs: PositiveCount = 1
     """Environments stepped together."""
     workers: Count = 0
@@ -307,7 +308,6 @@ def _explain(error: ValidationError, section: str, sections: Mapping[str, type])
 
 ATARI = {
     "uncertain": "it has no physics to choose",
-    "kwargs": "env.protocol says how the game is played",
     "workers": "it has its own threads",
     "normalize_obs": "its observations are images, scaled by the network",
     "normalize_reward": "its rewards are clipped to their sign",
@@ -354,6 +354,14 @@ def _check_env(env: EnvConfig) -> list[str]:
     ]
     if env.is_particles and not env.kwargs.keys() <= {"continuous"}:
         problems.append(f"env.kwargs of {env.id} can have continuous alone, not {env.kwargs}")
+    if env.is_atari and not (
+        env.kwargs.keys() <= {"all_actions"}
+        and all(isinstance(value, bool) for value in env.kwargs.values())
+    ):
+        problems.append(
+            f"env.kwargs of {env.id} can have all_actions = true or false alone, not {env.kwargs}: "
+            "env.protocol says how the game is played"
+        )
     if env.is_atari and env.num_envs % env.groups:
         problems.append(
             f"env.num_envs ({env.num_envs}) must be a multiple of env.groups ({env.groups})"

@@ -6,7 +6,7 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Self
@@ -19,7 +19,7 @@ from rlsuite.errors import UserError
 from rlsuite.evaluate import Evaluation
 from rlsuite.logger import METRICS, MetricsLog, Progress
 from rlsuite.settings import Count, PositiveCount, settings
-from rlsuite.types import Episode, Metrics, State, Stateful, Tree, VectorEnv
+from rlsuite.types import Alarm, Episode, Metrics, State, Stateful, Tree, VectorEnv
 
 
 @settings
@@ -62,11 +62,13 @@ class Run:
         metrics: dict[str, str],
         evaluate: Callable[[int], Evaluation] | None,
         *,
+        alarms: Mapping[str, Alarm] | None = None,
         quiet: bool = False,
     ) -> None:
         """``metrics`` are the agent's or solver's; ``evaluate`` maps transitions to an evaluation.
 
-        A solver whose metrics say everything has nothing to evaluate: None.
+        A solver whose metrics say everything has nothing to evaluate: None. ``alarms``, by metric:
+        the first log line beyond a limit warns.
         """
         self.folder = folder
         self.config = config
@@ -75,6 +77,7 @@ class Run:
         self.evaluations: list[Evaluation] = []
         self._names = [*METRICS, *metrics]
         self._evaluate = evaluate
+        self._alarms = dict(alarms or {})
         self._quiet = quiet
         self._store = CheckpointStore(folder / "checkpoints")
         # The system lets go of it when the process ends, however it ends.
@@ -202,6 +205,12 @@ class Run:
                 raise UserError(
                     f"{name} is {value} at {self.transitions:,} transitions; the last good "
                     f"checkpoint is kept in {self._store.folder}"
+                )
+            if name in self._alarms and value > self._alarms[name].limit:
+                limit, remedy = self._alarms.pop(name)
+                self._progress.say(
+                    f"warning: {name} is {value:.3g} at {self.transitions:,} transitions, above "
+                    f"{limit:.3g}: {remedy}"
                 )
         now = time.monotonic()
         rate = (self.transitions - self._line_transitions) / max(now - self._line_began, 1e-9)

@@ -116,6 +116,15 @@ class Update(NamedTuple):
     """(B,) how surprising each transition was, if the agent can say."""
 
 
+class Alarm(NamedTuple):
+    """A limit of a metric, beyond which something is wrong."""
+
+    limit: float
+    """The greatest value that is all right."""
+    remedy: str
+    """What it means to pass it, and what to do."""
+
+
 class Episode(NamedTuple):
     """The record of one finished episode."""
 

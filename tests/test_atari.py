@@ -11,7 +11,7 @@ import pytest
 import torch
 from test_vector import same_bits, same_step
 
-from rlsuite.build import build_envs, build_evaluation
+from rlsuite.build import build_envs, build_evaluation, env_maker
 from rlsuite.checkpoint import CheckpointStore
 from rlsuite.config import build_experiment
 from rlsuite.envs import AtariVectorEnv, atari
@@ -350,6 +350,24 @@ def test_config_builds_training_and_evaluation():
     assert result.lengths == [50, 50]
 
 
+@pytest.mark.parametrize("protocol", ["dqn", "machado2018"])
+@pytest.mark.parametrize("every", [False, True])
+def test_all_actions_or_the_games_own(protocol, every):
+    """Whichever the protocol has; nothing else of it changes."""
+    made = experiment(protocol=protocol, kwargs={"all_actions": every})
+    count = 18 if every else 6
+    envs, evaluation = build_envs(made), build_evaluation(made, None)
+    assert envs.spec.action_space.n == evaluation.spec.action_space.n == count
+    assert envs._groups[0]._life_ends == (protocol == "dqn")
+    watched = env_maker(made.env)()
+    assert watched.action_space.n == count
+    watched.close()
+    envs.reset()
+    envs.step(torch.tensor([count - 1]))
+    with pytest.raises(ValueError, match=f"actions are 0 to {count - 1}"):
+        envs.step(torch.tensor([count]))
+
+
 def test_a_game_can_be_watched(tmp_path):
     imageio = pytest.importorskip("imageio")
 
@@ -371,7 +389,8 @@ def test_a_game_can_be_watched(tmp_path):
         ({"workers": 1, "num_envs": 2}, "env.workers cannot be set for ALE/Pong-v5"),
         ({"normalize_obs": True}, "env.normalize_obs cannot be set"),
         ({"normalize_reward": True}, "env.normalize_reward cannot be set"),
-        ({"kwargs": {"mode": 1}}, "env.kwargs cannot be set"),
+        ({"kwargs": {"mode": 1}}, "can have all_actions = true or false alone, not {'mode': 1}"),
+        ({"kwargs": {"all_actions": "no"}}, "can have all_actions = true or false alone"),
         ({"num_envs": 3, "groups": 2}, "must be a multiple of env.groups"),
         ({"protocol": "nature"}, "env.protocol is 'nature' but should be 'dqn' or 'machado2018'"),
     ],

@@ -48,6 +48,7 @@ from rlsuite.buffers import (
     DenseRRMSampler,
     ImportanceWeights,
     PrioritizedSampler,
+    Priority,
     RankSampler,
     RecencySampler,
     Replay,
@@ -275,6 +276,7 @@ DISCRETE = {
             epsilon_evaluation=0.1,
         ),
     ),
+    "dqn-pal": (DQN, DQNConfig(hidden=(), loss="pal")),
     "c51": (C51, C51Config(hidden=(16,), max_grad_norm=10.0, target_period=1)),
     "discrete_sac": (DiscreteSAC, DiscreteSACConfig(hidden=(16,))),
     "discrete_sac-remedies": (
@@ -646,6 +648,81 @@ def test_draws_are_captured_in_a_cuda_graph(form: Callable[..., Any]) -> None:
     assert (counts[p == 0] == 0).all()
     deviation = (counts - 4e6 * p)[p > 0] / (4e6 * p * (1 - p)).sqrt()[p > 0]
     assert deviation.abs().max() < 6
+
+
+def filled(sampler: Any, device: str) -> tuple[Replay, Tensor]:
+    """500 transitions, the n-th with reward n, and their (500,) errors."""
+    replay = Replay(500, sampler, num_envs=500, device=device)
+    number = torch.arange(500, dtype=torch.float32)
+    obs, over = torch.zeros(500, 3), torch.zeros(500, dtype=torch.bool)
+    replay.add(Step(obs, torch.zeros(500, 2), number, obs, over, over))
+    error = torch.rand(500, generator=torch.Generator().manual_seed(0)) + 0.1
+    replay.sampler.sample(1)  # settles the new slots
+    replay.sampler.update(torch.arange(500, device=device), error.to(device))
+    return replay, error
+
+
+@cuda
+@pytest.mark.cuda
+@pytest.mark.parametrize("draw", ["with_replacement", "stratified"])
+def test_sampler_gather_and_update_are_captured_in_a_cuda_graph(draw: Any) -> None:
+    """T24: 1,000 replays of a batch that is drawn, gathered and given its priorities back; T10's
+    bounds. The graph has to know the sampler's generator."""
+    sampler = PrioritizedSampler(priority=Priority(1.0, 0.0, 1e-9), draw=draw)
+    replay, error = filled(sampler, "cuda")
+    errors, counts = error.cuda(), torch.zeros(500, device="cuda")
+
+    def turn() -> None:
+        batch = replay.sample(256)
+        replay.update(batch, errors.index_select(0, batch.index))
+        counts.index_add_(0, batch.reward.long(), batch.weight)
+
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        turn()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    graph.register_generator_state(sampler._generator)
+    with torch.cuda.graph(graph):
+        turn()
+    counts.zero_()
+    for _ in range(1000):
+        graph.replay()
+    p = error.double() / error.double().sum()
+    deviation = (counts.cpu() - 256_000 * p) / (256_000 * p * (1 - p)).sqrt()
+    assert float(counts.sum()) == 256_000 and deviation.abs().max() < 6
+    if draw == "with_replacement":  # chi-square of 499 degrees of freedom, p > 1e-4
+        assert float((deviation.square() * (1 - p)).sum()) < 625
+
+
+@cuda
+@pytest.mark.cuda
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: PrioritizedSampler(draw="stratified"),
+        lambda: PrioritizedSampler(draw="distinct"),
+        RankSampler,
+        DenseRRMSampler,
+    ],
+    ids=["stratified", "distinct", "rank", "rrm"],
+)
+def test_samplers_draw_by_the_same_law_on_cpu_and_cuda(make: Callable[[], Any]) -> None:
+    """T25: counts of 500 batches agree within 6 standard deviations of their difference.
+
+    No sampler's counts vary more than with replacement.
+    """
+    counts = []
+    for device in ("cpu", "cuda"):
+        replay, _ = filled(make(), device)
+        drawn = torch.zeros(500)
+        for _ in range(500):
+            drawn += torch.bincount(replay.sample(64).reward.long().cpu(), minlength=500)
+        counts.append(drawn)
+    ours, theirs = counts
+    assert ((ours - theirs).abs() <= 6 * (ours + theirs).clamp(min=1).sqrt()).all()
+    assert ours.std() > 12  # of uniform draws: 8
 
 
 @cuda

@@ -24,6 +24,7 @@ from torch import Tensor
 from rlsuite.agents.discrete_sac import METRICS, DiscreteSAC, DiscreteSACConfig
 from rlsuite.checkpoint import CheckpointStore
 from rlsuite.errors import UserError
+from rlsuite.run import Run, RunConfig
 from rlsuite.types import Batch
 
 SMALL = DiscreteSACConfig(hidden=(8,))
@@ -410,3 +411,26 @@ def test_restart_continues_bit_for_bit(name: str, space: gym.spaces.Box, tmp_pat
     for i in range(3, 7):
         assert run(agent, i) == run(twin, i)
     assert_equal_states(agent.state_dict(), twin.state_dict())
+
+
+@pytest.mark.parametrize(("high", "passes"), [(2.0, 7.389), (100.0, 10.1)])
+def test_a_temperature_that_explodes_is_told_once(
+    high: float, passes: float, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Above 10, or at its bound: the target entropy is out of reach."""
+    agent = DiscreteSAC(OBS, ACT, DiscreteSACConfig(hidden=(), log_temperature_bounds=(-10, high)))
+    config = RunConfig(log_every_transitions=1)
+    with Run(tmp_path, config, 9, METRICS, None, alarms=agent.alarms) as run:
+        run.resume(agent=agent)
+        for temperature in (1.0, 7.0, passes, passes + 1):
+            assert "warning" not in capsys.readouterr().err
+            run.advance(1, [])
+            run.log({"policy/temperature": torch.tensor(temperature)})
+            run.housekeeping()
+            if temperature == passes:
+                text = capsys.readouterr().err
+                assert text.count("warning: policy/temperature is") == 1
+                assert "lower agent.target_entropy_ratio" in text
+        assert "warning" not in capsys.readouterr().err
+    fixed = DiscreteSAC(OBS, ACT, DiscreteSACConfig(hidden=(), temperature=20.0))
+    assert fixed.alarms == {}

@@ -119,6 +119,28 @@ def test_huber_by_hand() -> None:
     torch.testing.assert_close(update.priority, torch.tensor([0.3, 2.0]))  # unweighted
 
 
+def test_pal_by_hand() -> None:
+    """Errors 0.5 and -4, alpha 0.5: 1/8 and 8/1.5, over the mean of 1 and 2; weights 1 and 2.
+
+    With threshold 2: sqrt(2) / 8 and 2 * 8/1.5, over the mean of sqrt(2) and 2.
+    """
+    root = 2**0.5
+    for threshold, want in (
+        (1.0, (1 / 8 + 2 * 8 / 1.5) / 1.5 / 2),
+        (2.0, (root / 8 + 4 * 8 / 1.5) / ((root + 2) / 2) / 2),
+    ):
+        config = DQNConfig(hidden=(), loss="pal", pal_alpha=0.5, huber_threshold=threshold)
+        agent = constant(config, [0.0, 0.0], [0.0, 0.0])
+        batch = replace(
+            make_batch(2, act=TWO),
+            reward=torch.tensor([0.5, -4.0]),
+            weight=torch.tensor([1.0, 2.0]),
+        )
+        update = agent.update(batch)
+        assert update.metrics["loss/critic"].item() == pytest.approx(want, rel=1e-6)
+        torch.testing.assert_close(update.priority, torch.tensor([0.5, 4.0]))
+
+
 def test_dueling_by_hand() -> None:
     """V = 10 and A = 1, 2, 6: the mean 3 goes, so that Q = 8, 9, 13."""
     agent = DQN(OBS, gym.spaces.Discrete(3), DQNConfig(hidden=(4,), dueling=True))
@@ -421,6 +443,7 @@ BAD: dict[str, st.SearchStrategy[Any]] = {
     "epsilon_transitions": st.sampled_from([-1, 1.5, None]),
     **dict.fromkeys(("lr", "huber_threshold", "max_grad_norm", "optimizer_eps"), NOT_POSITIVE),
     **dict.fromkeys(("epsilon_initial", "epsilon_final", "epsilon_evaluation"), NOT_A_FRACTION),
+    "pal_alpha": NOT_A_FRACTION,
     **dict.fromkeys(("double", "dueling"), st.sampled_from([1, "yes", None])),
     "learning_rate": st.just(3e-4),
 }

@@ -153,7 +153,8 @@ class Largest(TorchDispatchMode):
 
 
 def test_sequences_cost_what_they_return() -> None:
-    """torchrl #2422, #2669: a sample of slices looked at all that is stored, 1.65 s in the end."""
+    """torchrl #2422, #2431, #2669: a sample of slices looked at all that is stored, in the end for
+    1.65 s."""
     replay = make("uniform", 100_000, num_envs=1000)
     for k in range(100):
         replay.add(numbered(1000 * k, 1000))

@@ -16,6 +16,7 @@ from rlsuite.buffers import (
     Replay,
     ReshuffleSampler,
     UniformSampler,
+    ring,
 )
 from rlsuite.checkpoint import CheckpointStore
 from rlsuite.errors import UserError
@@ -115,23 +116,39 @@ def test_stacks_are_those_that_went_in(sampler: str, n_step: int, envs: int, gro
 
 @settings(max_examples=40)
 @given(
-    envs=st.integers(1, 4),
+    groups=st.integers(1, 4),
+    group=st.integers(1, 3),
     capacity=st.integers(1, 40),
     size=st.integers(2, 5),
-    ends=st.sampled_from([0.0, 0.05, 0.9]),
-    steps=st.integers(1, 60),
+    ends=st.sampled_from([0.0, 0.05, 0.6, 0.9]),
+    turns=st.integers(1, 20),
     sampler=st.sampled_from(sorted(SAMPLERS)),
 )
 def test_any_shape(
-    envs: int, capacity: int, size: int, ends: float, steps: int, sampler: str
+    groups: int, group: int, capacity: int, size: int, ends: float, turns: int, sampler: str
 ) -> None:
     """Also where episodes are so short that frames run out before transitions."""
-    video = Video(envs, envs, seed=steps, size=size, ends=ends)
+    envs = groups * group
+    video = Video(envs, group, seed=turns, size=size, ends=ends)
     replay = Replay(capacity, SAMPLERS[sampler](0), num_envs=envs, frame_stack=size)
-    for _ in range(steps):
+    for k in range(turns * groups):
         replay.add(video.step())
-        assert 0 < len(replay) <= replay.capacity
+        assert min(k * group + group, envs) <= len(replay) <= replay.capacity
         video.check(replay, replay.sample(9))
+
+
+@pytest.mark.parametrize(("envs", "group"), [(4, 2), (2, 1)])
+def test_short_episodes_in_groups(envs: int, group: int) -> None:
+    """T19: the group whose transition is the oldest need not be the one with the oldest frames."""
+    least = 40
+    for seed in range(4):
+        video = Video(envs, group, seed=seed, ends=0.6)
+        replay = Replay(40, UniformSampler(0), num_envs=envs, frame_stack=4)
+        for _ in range(100):
+            replay.add(video.step())
+            video.check(replay, replay.sample(32))
+            least = min(least, len(replay)) if replay.written > 40 else least
+    assert least < 40
 
 
 def test_short_episodes_give_up_the_oldest() -> None:
@@ -252,8 +269,19 @@ def test_wrong_use_is_named() -> None:
     with pytest.raises(ValueError, match="got 2 transitions at environment 2 of 3"):
         replay.add(video.step())
     huge = Replay(10**11, UniformSampler(0), num_envs=4, frame_stack=4)
-    with pytest.raises(UserError, match=r"frames need .* set replay\.capacity to"):
+    with pytest.raises(UserError, match=r"their transitions need .* set replay\.capacity to"):
         huge.add(video.step())
+
+
+def test_rows_and_frames_have_to_fit_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of them alone would: 32,000 and 6,000 bytes of 35,000. Nothing is allocated."""
+    monkeypatch.setattr(ring, "_available", lambda *_: (35_000, "here"))
+    video = Video(1, 1, seed=0)
+    replay = Replay(1000, UniformSampler(0), frame_stack=4)
+    with pytest.raises(UserError, match="frames and their transitions need"):
+        replay.add(video.step())
+    assert replay.nbytes == 0
+    Replay(900, UniformSampler(0), frame_stack=4).add(video.step())
 
 
 MEMORY = """

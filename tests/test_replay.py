@@ -1,8 +1,10 @@
 """The ring storage: what comes out is what went in, n-step sums, saving, memory."""
 
 import dataclasses
+import gc
 import subprocess
 import sys
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -356,3 +358,14 @@ def test_a_refused_transition_changes_nothing() -> None:
         with pytest.raises(ValueError, match=message):
             replay.add(dataclasses.replace(good, **{"obs": 2 * good.obs, **change}))
         assert torch.equal(replay._ring.rows, before) and len(replay) == 1
+
+
+def test_memory_of_batches_does_not_grow_with_their_sizes() -> None:
+    replay = Replay(64, UniformSampler(0))
+    for k in range(8):
+        x, no = torch.tensor([float(k)]), torch.zeros(1, dtype=torch.bool)
+        replay.add(Step(x, x, x, x, no, no))
+    kept = [weakref.ref(replay.sample(n).weight) for n in range(1, 30)]
+    gc.collect()
+    assert sum(batch() is not None for batch in kept) <= 4
+    assert replay.sample(3) is replay.sample(3)

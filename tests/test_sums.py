@@ -42,7 +42,8 @@ def test_a_weight_of_zero_is_never_found(form: str, n: int) -> None:
     """T7: u = 0, the total, twice the total, and 1e5 uniforms, half the weights zero.
 
     Float32 trees return such slots by rounding, and with them empty transitions (flashbax #52,
-    Trajectories #59) or slots beyond the stored ones (torchrl #2230).
+    Trajectories #59, Core PR #83: with weights of zero, which ended the learning) or slots beyond
+    the stored ones (torchrl #2230).
     """
     rng = torch.manual_seed(n)
     values = torch.rand(n, dtype=torch.float64, generator=rng) * 10.0 ** torch.randint(
@@ -86,19 +87,22 @@ def test_sums_do_not_drift(form: str) -> None:
 
 
 @forms
-@settings(max_examples=50)
+@settings(max_examples=25)
 @given(data=st.data(), n=st.integers(1, 200))
 def test_the_greatest_of_duplicates_stays(form: str, data: st.DataObject, n: int) -> None:
-    """T9: as one after the other with the rule of the greatest, whatever the order."""
+    """T9: as one after the other with the rule of the greatest, in 20 repeats in other orders."""
     slots = data.draw(st.lists(st.integers(0, n - 1), min_size=1, max_size=40))
     numbers = st.floats(0, 100, allow_subnormal=False)
     values = data.draw(st.lists(numbers, min_size=len(slots), max_size=len(slots)))
     want = torch.full((n,), 0.5, dtype=torch.float64)
     for slot in set(slots):
         want[slot] = max(v for s, v in zip(slots, values, strict=True) if s == slot)
-    for order in (1, -1):
+    index, weights = torch.tensor(slots), torch.tensor(values, dtype=torch.float64)
+    rng = torch.manual_seed(n)
+    for _ in range(20):
+        order = torch.randperm(len(slots), generator=rng)
         sums = filled(form, torch.full((n,), 0.5, dtype=torch.float64))
-        sums.set(torch.tensor(slots[::order]), torch.tensor(values[::order], dtype=torch.float64))
+        sums.set(index[order], weights[order])
         assert torch.equal(sums.values, want)
         assert float(sums.total) == pytest.approx(float(want.sum()), rel=1e-12)
 
@@ -137,6 +141,7 @@ def test_what_is_no_weight_is_refused() -> None:
 
 
 def test_the_form_suits_the_device() -> None:
+    """None is an extension that has to be built for a version of torch (torchrl #3508)."""
     meta = torch.device("meta")
     assert isinstance(make_sums(10, CPU), TreeSums)
     assert isinstance(make_sums(1 << 22, meta), FlatSums)

@@ -184,7 +184,8 @@ def test_tree_has_the_keys_and_dtypes_of_the_space():
 
 def test_true_successor_and_next_beginning():
     # Environment 0 and 1 by hand: episodes of two steps, cut; the successor has step 2, what is
-    # acted on next has step 0 and another seed.
+    # acted on next has step 0 and another seed. (CleanRL, #499: with Gymnasium 1.0 code that reads
+    # infos["final_observation"] stops or stores the reset as a transition. No autoreset is used.)
     envs = SerialVectorEnv(functools.partial(CountingEnv, ((2, False, True),)), 2, seed=11)
     first = envs.reset()
     extra = {"entropy": torch.tensor([0.5, 0.25])}
