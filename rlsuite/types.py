@@ -38,7 +38,7 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One vectorised transition."""
+    """One vectorised transition. ``Replay.add`` takes NumPy arrays in place of tensors too."""
 
     obs: Tree
     """(N, ...) what was acted on."""
