@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -10,8 +11,10 @@ from hypothesis import strategies as st
 from robust_cases import random_mdp, random_policy, three_states
 from torch import Tensor
 
+from rlsuite.agents import robust_planning
 from rlsuite.agents.robust_planning import (
     METRICS,
+    Response,
     RobustValueIteration,
     assess,
     evaluate,
@@ -260,6 +263,30 @@ def test_value_iteration_agrees_with_policy_iteration(kind: type[AmbiguitySet]) 
     assert float((sweep.v - solution.v).abs().max()) <= 1e-9
     exact = robust_cost(mdp, sweep.policy)
     torch.testing.assert_close(exact, total_cost(mdp, solution.v), rtol=0, atol=1e-7)
+
+
+@pytest.mark.parametrize("rectangular", ["sa", "s"])
+def test_float32_plans_stop_by_themselves(
+    rectangular: Literal["sa", "s"], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mdp = garnet(10, 5, 5, instances=3, rectangular=rectangular)
+    exact = robust_policy_iteration(mdp).v
+    steps: list[int] = []
+
+    def counted(*args: Any, **kwargs: Any) -> Response:
+        steps.append(1)
+        return robust_evaluate(*args, **kwargs)
+
+    monkeypatch.setattr(robust_planning, "robust_evaluate", counted)
+    half = mdp.to("cpu", torch.float32)
+    plan = robust_policy_iteration(half, max_steps=50)
+    assert len(steps) <= 15
+    sweep = robust_value_iteration(half, max_sweeps=1000)
+    for solution, near in ((plan, 2e-4), (sweep, 1e-4)):
+        assert solution.v.dtype == torch.float32
+        torch.testing.assert_close(solution.v.double(), exact, rtol=near, atol=0)
+    with pytest.raises(UserError, match="tolerance that of the arithmetic"):
+        robust_value_iteration(half, max_sweeps=10)
 
 
 def cost_of(mdp: RobustMDP, policy: Tensor, kernel: Tensor) -> Tensor:
