@@ -190,6 +190,11 @@ class RobustValueIteration:
         """(N,) of the last iteration."""
         _ = mdp.rectangular
 
+    @property
+    def gap(self) -> Tensor:
+        """Certified: the distance of every value to the optimum is at most this."""
+        return self.mdp.discount / (1 - self.mdp.discount) * self.change.amax()
+
     def iterate(self) -> Metrics:
         """One sweep."""
         new = self.mdp.improve(self.mdp.target(self.v))[1]
