@@ -9,7 +9,7 @@ Shapes: ``N`` instances, ``S`` states, ``X`` actions, ``B`` successors.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Protocol
+from typing import Annotated, ClassVar, Literal, Protocol
 
 import torch
 from pydantic import Field
@@ -76,12 +76,17 @@ PUBLISHED_TILT = TiltConfig(starts=("ones",), random=0)
 class Adversary(Stateful, Protocol):
     """The inner loop. What it keeps from one call to the next is its state."""
 
+    certified: ClassVar[bool]
+    """Whether no kernel of the problem's set costs more than a response by more than its gap."""
+
     def respond(self, policy: Tensor, tolerance: Tensor) -> Response:
         """A kernel against the (N, S, X) policy, worst to within (N,) costs if it can tell."""
 
 
 class ExactAdversary:
     """The worst kernel of a rectangular set, by policy iteration of nature: meets any tolerance."""
+
+    certified: ClassVar[bool] = True
 
     def __init__(self, mdp: RobustMDP) -> None:
         """Raises UserError for a parametric kernel."""
@@ -106,6 +111,8 @@ class ExactAdversary:
 
 class GradientAdversary:
     """Projected gradient ascent on the kernel (algorithm 2), stopped by its certificate."""
+
+    certified: ClassVar[bool] = True
 
     def __init__(self, mdp: RobustMDP, config: AscentConfig | None = None) -> None:
         """Start from the nominal. Raises UserError for a parametric kernel."""
@@ -142,6 +149,8 @@ class GradientAdversary:
 
 class TiltAdversary:
     """Projected ascent on the parameters of a tilted kernel, from several starts at once."""
+
+    certified: ClassVar[bool] = False
 
     def __init__(self, mdp: RobustMDP, config: TiltConfig | None = None, *, seed: int = 0) -> None:
         """Raises UserError unless the problem has a tilted kernel."""
@@ -207,6 +216,8 @@ class TiltAdversary:
 
 class FixedKernel:
     """No adversary: always the nominal kernel."""
+
+    certified: ClassVar[bool] = False
 
     def __init__(self, mdp: RobustMDP) -> None:
         """Nothing is kept."""

@@ -26,7 +26,9 @@ METRICS = {
 }
 
 ROUND_OFF = 1e-13
-"""Share of the greatest value below which a residual is that of the arithmetic."""
+"""Share of the greatest value below which a residual is that of the arithmetic, in float64."""
+
+EPS = torch.finfo(torch.float64).eps
 
 UNUSED = 1e-12
 """Probability up to which an action counts as not taken."""
@@ -122,11 +124,13 @@ def assess(mdp: RobustMDP, policy: Tensor, kernel: Tensor) -> tuple[Evaluation, 
     z = mdp.target(v)
     worst = mdp.worst(z, policy)
     rise = ((policy * (worst * z).sum(-1)).sum(-1) - v).amax(1)
-    noise = ROUND_OFF * (1 + v.abs().amax(1))
-    if v.dtype != torch.float64:
-        noise = noise * (torch.finfo(v.dtype).eps / torch.finfo(torch.float64).eps)
-    gap = torch.where(rise > noise, rise, 0) / (1 - mdp.discount)
+    gap = torch.where(rise > _noise(v), rise, 0) / (1 - mdp.discount)
     return evaluation, worst, gap
+
+
+def _noise(v: Tensor) -> Tensor:
+    """(N,) residuals of (N, S) values up to which the arithmetic of their dtype is to blame."""
+    return ROUND_OFF * (torch.finfo(v.dtype).eps / EPS) * (1 + v.abs().amax(1))
 
 
 def robust_evaluate(
@@ -186,6 +190,11 @@ class RobustValueIteration:
         """(N,) of the last iteration."""
         _ = mdp.rectangular
 
+    @property
+    def gap(self) -> Tensor:
+        """Certified: the distance of every value to the optimum is at most this."""
+        return self.mdp.discount / (1 - self.mdp.discount) * self.change.amax()
+
     def iterate(self) -> Metrics:
         """One sweep."""
         new = self.mdp.improve(self.mdp.target(self.v))[1]
@@ -204,23 +213,28 @@ class RobustValueIteration:
 
 
 def robust_value_iteration(
-    mdp: RobustMDP, tolerance: float = 1e-10, max_sweeps: int = 100_000
+    mdp: RobustMDP, tolerance: float | None = None, max_sweeps: int = 100_000
 ) -> Solution:
     """Sweep until every state's value is within ``tolerance`` of the optimum.
 
-    |v - v*| <= discount / (1 - discount) * |T v - v|. Raises UserError if ``max_sweeps`` do not
-    suffice, as for a tolerance below round-off.
+    |v - v*| <= discount / (1 - discount) * |T v - v|. Without a tolerance it is 1e-10 in float64,
+    and in less precise arithmetic what that leaves: a last change of 16 units of the last place.
+    Raises UserError if ``max_sweeps`` do not suffice, as for a tolerance below round-off.
     """
-    solver = RobustValueIteration(mdp)
+    solver, dtype = RobustValueIteration(mdp), mdp.nominal.dtype
+    if tolerance is None and dtype == torch.float64:
+        tolerance = 1e-10
     bound = mdp.discount / (1 - mdp.discount)
     for _ in range(max_sweeps):
         solver.iterate()
-        if bool((bound * solver.change <= tolerance).all()):
+        gap = bound * solver.change
+        noise = bound * 16 * torch.finfo(dtype).eps * (1 + solver.v.abs().amax(1))
+        if bool((gap <= (noise if tolerance is None else tolerance)).all()):
             z = mdp.target(solver.v)
             policy = mdp.improve(z)[0]
-            return Solution(policy, solver.v, mdp.worst(z, policy), bound * solver.change)
-    left = float(bound * solver.change.max())
-    raise UserError(f"robust value iteration: {left:.2g} left, tolerance {tolerance:.2g}")
+            return Solution(policy, solver.v, mdp.worst(z, policy), gap)
+    asked = "that of the arithmetic" if tolerance is None else f"{tolerance:.2g}"
+    raise UserError(f"robust value iteration: {float(gap.max()):.2g} left, tolerance {asked}")
 
 
 def robust_policy_iteration(
@@ -236,7 +250,7 @@ def robust_policy_iteration(
         v = response.evaluation.v
         better, new = mdp.improve(mdp.target(v))
         fall = (v - new).amax(1)
-        falls = fall > ROUND_OFF * (1 + v.abs().amax(1))
+        falls = fall > _noise(v)
         if not bool(falls.any()):
             break
         policy = torch.where(falls[:, None, None], better, policy)

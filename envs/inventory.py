@@ -71,7 +71,7 @@ def inventory(initial: Tensor | None = None) -> RobustMDP:
     base, cost = (_table(text) for text in (_BASE, _COST))
     base = base / base.sum(-1, keepdim=True)
     phi, zeta = _features()
-    centre = (torch.tensor([0.4, 0.9]), torch.tensor([0.7, 0.6]))
+    centre = (torch.tensor(x, dtype=torch.float64) for x in ([0.4, 0.9], [0.7, 0.6]))
     base, cost, phi, zeta, theta, multiplier = (
         x.to(torch.float64).expand(count, *x.shape).clone()
         for x in (base, cost, phi, zeta, *centre)

@@ -16,6 +16,7 @@ from rlsuite.drpg_claims import (
     JUDGED,
     PAPER_STEP,
     SEEN,
+    SINGLE_LOOP,
     STEPS_PER_STATE,
     VALUE_ITERATION,
     Array,
@@ -103,6 +104,10 @@ def _draw_convergence(results: Results, name: str, axes: Axes) -> None:
         _band(axes, gap, COLOURS[1 + i], f"{label}: gap")
         certified = found.certificate.clip(LEAST_SHOWN).mean(1)
         axes.plot(certified, color=COLOURS[1 + i], lw=1, ls="--", label=f"{label}: certified gap")
+    if (name, SINGLE_LOOP) in results:
+        single = joined(results[name, SINGLE_LOOP])
+        gap = (single.cost - single.optimum).clip(LEAST_SHOWN)
+        _band(axes, gap, COLOURS[4], f"{SINGLE_LOOP}: gap")
 
 
 def _draw_per_state(results: Results, name: str, axes: Axes) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from rlsuite.errors import UserError
 from rlsuite.parts import Due
 from rlsuite.run import Run
 from rlsuite.settings import Count, NonNegative, PositiveCount, settings
 from rlsuite.types import (
     Agent,
+    CertifiedSolver,
     ReplayMemory,
     RolloutAgent,
     RolloutMemory,
@@ -96,18 +98,35 @@ class SolvePlan:
     """How long to solve."""
 
     total_iterations: PositiveCount = 1_000
-    """Calls of ``Solver.iterate``."""
+    """Calls of ``Solver.iterate``, at most."""
+    tolerance: NonNegative | None = None
+    """End as soon as the solver's certified gap (``CertifiedSolver.gap``), in its own units, is at
+    most this; None is to make all iterations."""
 
 
 def solve_loop(solver: Solver, plan: SolvePlan, run: Run) -> None:
     """Iterate until ``plan.total_iterations``; an iteration is a transition to the run's clocks.
 
-    Continues from the run folder's newest checkpoint if there is one. Raises ``run.Stopped``
-    after a checkpoint if a stop was asked for.
+    Ends sooner if the gap is within ``plan.tolerance``. Continues from the run folder's newest
+    checkpoint if there is one. Raises ``run.Stopped`` after a checkpoint if a stop was asked for,
+    UserError for a tolerance with a solver that has no certificate.
     """
     run.resume(solver=solver)
-    while run.transitions < plan.total_iterations:
+    solved = _is_solved(solver, plan.tolerance)
+    while run.transitions < plan.total_iterations and not solved:
         metrics = solver.iterate()
+        solved = _is_solved(solver, plan.tolerance)
         run.advance(1, [])
         run.log(metrics)
-        run.housekeeping()
+        run.housekeeping(finished=solved)
+
+
+def _is_solved(solver: Solver, tolerance: float | None) -> bool:
+    if tolerance is None:
+        return False
+    if not isinstance(solver, CertifiedSolver):
+        name = type(solver).__name__
+        raise UserError(
+            f"tolerance is {tolerance:g}, but {name} has no certified gap: leave it out"
+        )
+    return bool(solver.gap <= tolerance)

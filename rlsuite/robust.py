@@ -21,7 +21,7 @@ from torch import Tensor
 
 from rlsuite.ambiguity import AmbiguitySet
 from rlsuite.errors import UserError
-from rlsuite.tilt import TiltedKernel
+from rlsuite.tilt import TiltedKernel, sum_tolerance
 
 Support: TypeAlias = Literal["nominal", "state", "all"]
 
@@ -54,7 +54,9 @@ class RobustMDP:
         if bool(((self.nominal > 0) & ~self.support).any()):
             where = _first((self.nominal > 0) & ~self.support)
             raise UserError(f"empty set at {where}: the nominal has mass outside the support")
-        if not isinstance(self.ambiguity, TiltedKernel):
+        if isinstance(self.ambiguity, TiltedKernel):
+            self._check_tilt(self.ambiguity)
+        else:
             self._check_radius(self.ambiguity)
 
     def _check_tensors(self) -> None:
@@ -81,9 +83,8 @@ class RobustMDP:
             raise UserError(f"a successor is listed twice at {_first(twice.any(-1))}: merge them")
 
     def _check_probabilities(self, name: str, tensor: Tensor) -> None:
-        tolerance = 1e-9 if tensor.dtype == torch.float64 else 1e-5
         total = tensor.sum(-1)
-        wrong = ((total - 1).abs() > tolerance) | (tensor < 0).any(-1)
+        wrong = ((total - 1).abs() > sum_tolerance(tensor.dtype)) | (tensor < 0).any(-1)
         if bool(wrong.any()):
             where = _first(wrong)
             raise UserError(
@@ -102,6 +103,19 @@ class RobustMDP:
             name, value = type(ambiguity).__name__, float(radius[wrong][0])
             raise UserError(
                 f"radius of {name} is {value:.6g} at {_first(wrong)}, has to be from 0 to {largest}"
+            )
+
+    def _check_tilt(self, tilt: TiltedKernel) -> None:
+        if tilt.base.shape != self.nominal.shape or tilt.base.dtype != self.nominal.dtype:
+            given = f"{tilt.base.dtype} of shape {tuple(tilt.base.shape)}"
+            wanted = f"{self.nominal.dtype} of {tuple(self.nominal.shape)}"
+            raise UserError(f"the base of the tilted kernel is {given}, needs {wanted}")
+        off = (tilt.kernel(tilt.centre, self.successor) - self.nominal).abs().amax(-1)
+        wrong = off > sum_tolerance(self.nominal.dtype)
+        if bool(wrong.any()):
+            raise UserError(
+                f"nominal at {_first(wrong)} is {float(off[wrong][0]):.2g} off the tilted kernel at"
+                " its centre: it has to be tilt.kernel(tilt.centre, successor)"
             )
 
     @classmethod
@@ -129,8 +143,9 @@ class RobustMDP:
                 action of the state, all states, or a mask of the kernel's shape.
 
         Raises:
-            UserError: for arrays that are no robust MDP.
+            UserError: for arrays that are no robust MDP, or a tilted kernel as set.
         """
+        _refuse_tilt(ambiguity)
         dense = torch.from_numpy(np.array(kernel, np.float64))
         if dense.dim() not in (3, 4) or dense.shape[-1] != dense.shape[-3]:
             raise UserError(f"kernel has shape {tuple(dense.shape)}, needs (S, X, S), (N, S, X, S)")
@@ -158,6 +173,8 @@ class RobustMDP:
     @classmethod
     def stack(cls, problems: Sequence[RobustMDP]) -> RobustMDP:
         """One batch of all instances; sizes, discounts and kinds of set have to be the same."""
+        if not problems:
+            raise UserError("there is nothing to stack: give one problem or more")
         first = problems[0]
         kinds = {(type(p.ambiguity), p.discount, p.nominal.shape[1:3]) for p in problems}
         if len(kinds) > 1 or isinstance(first.ambiguity, TiltedKernel):
@@ -235,7 +252,11 @@ class RobustMDP:
         return replace(self, initial=(1 - weight) * self.initial + weight / self.states)
 
     def with_ambiguity(self, ambiguity: AmbiguitySet) -> RobustMDP:
-        """The same nominal problem with another set; its radius is broadcast."""
+        """The same nominal problem with another rectangular set; its radius is broadcast.
+
+        Raises UserError for a tilted kernel: its base and features are part of the problem.
+        """
+        _refuse_tilt(ambiguity)
         shape = self.nominal.shape[: 2 if ambiguity.per_state else 3]
         radius = ambiguity.radius.to(self.nominal)
         return replace(self, ambiguity=_with_radius(type(ambiguity)(radius), shape))
@@ -252,8 +273,12 @@ class RobustMDP:
         )
         return replace(self, ambiguity=more, **parts)
 
-    def to(self, device: torch.device | str, dtype: torch.dtype = torch.float64) -> RobustMDP:
-        """On another device or in another precision; float32 leaves relative gaps of about 1e-5."""
+    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> RobustMDP:
+        """On another device, or in another precision than its own.
+
+        float32 leaves relative gaps of about 1e-5.
+        """
+        dtype = dtype or self.nominal.dtype
         names = ("nominal", "cost", "initial")
         parts: dict[str, Any] = {name: getattr(self, name).to(device, dtype) for name in names}
         parts |= {name: getattr(self, name).to(device) for name in ("successor", "support")}
@@ -263,6 +288,14 @@ class RobustMDP:
         else:
             parts["ambiguity"] = type(kind)(kind.radius.to(device, dtype))
         return replace(self, **parts)
+
+
+def _refuse_tilt(ambiguity: object) -> None:
+    if isinstance(ambiguity, TiltedKernel):
+        raise UserError(
+            "this takes a set of rlsuite.ambiguity; with a tilted kernel build RobustMDP(...)"
+            " itself, as rlsuite.envs.inventory does"
+        )
 
 
 def _first(wrong: Tensor) -> str:

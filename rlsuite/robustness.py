@@ -258,10 +258,6 @@ def _draw_map(figure: Figure, axes: Axes, swept: Ranges, result: Robustness) -> 
     bar.ax.tick_params(labelsize=8)
 
 
-def _points(ranges: Ranges) -> list[dict[str, float]]:
-    return [dict(zip(ranges, point, strict=True)) for point in itertools.product(*ranges.values())]
-
-
 def _spell(values: Mapping[str, float]) -> str:
     return ", ".join(f"{name}={value:g}" for name, value in values.items())
 

@@ -142,9 +142,12 @@ class Run:
         """Add to the means of the next log line, without waiting for the device."""
         self._window.add(metrics)
 
-    def housekeeping(self) -> None:
-        """Write a log line, evaluate, save and stop, each when it is due."""
-        finished = self.transitions >= self.total_transitions
+    def housekeeping(self, *, finished: bool = False) -> None:
+        """Write a log line, evaluate, save and stop, each when it is due.
+
+        All are due at the end: when all transitions are made, or if the loop has ``finished``.
+        """
+        finished = finished or self.transitions >= self.total_transitions
         if self._due(self.config.log_every_transitions) or finished:
             self._write_line()
         if self._evaluate and (self._due(self.config.evaluate_every_transitions) or finished):

@@ -24,6 +24,11 @@ from rlsuite.errors import UserError
 from rlsuite.projections import project_l1
 
 
+def sum_tolerance(dtype: torch.dtype) -> float:
+    """By how much probabilities given by a user may miss a sum of 1."""
+    return 1e-9 if dtype == torch.float64 else 1e-5
+
+
 class Parameters(NamedTuple):
     """A point, or a direction."""
 
@@ -35,7 +40,10 @@ class Parameters(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class TiltedKernel:
-    """The set of kernels. Raises UserError unless the ratio keeps its sign over the set."""
+    """The set of kernels. Raises UserError for tensors that make up none.
+
+    Base rows have to be probabilities, and the ratio has to keep its sign over the set.
+    """
 
     base: Tensor
     """(N, S, X, B) probabilities."""
@@ -51,12 +59,35 @@ class TiltedKernel:
     """Lower bound of every multiplier."""
 
     def __post_init__(self) -> None:
+        self._check_tensors()
         if not bool((self.zeta > 0).all() | (self.zeta < 0).all()):
             raise UserError("zeta has to be positive everywhere or negative everywhere: the tilt")
         if min(self.radius) < 0 or self.least <= 0:
             raise UserError(f"radii {self.radius} from 0 on, least {self.least} above 0 are needed")
         if bool((self.centre.multiplier < self.least).any()):
             raise UserError(f"the centre of the multiplier is below its least value {self.least}")
+
+    def _check_tensors(self) -> None:
+        if self.base.dim() != 4 or self.phi.dim() != 3 or self.zeta.dim() != 4:
+            raise UserError("a tilt has base (N, S, X, B), phi (N, S, D) and zeta (N, S, X, E)")
+        shape, features = tuple(self.base.shape[:3]), (self.phi.shape[2], self.zeta.shape[3])
+        theta, multiplier = self.centre
+        for name, tensor, expected in (
+            ("phi", self.phi, (*shape[:2], features[0])),
+            ("zeta", self.zeta, (*shape, features[1])),
+            ("theta", theta, (shape[0], features[0])),
+            ("multiplier", multiplier, (shape[0], features[1])),
+            ("base", self.base, tuple(self.base.shape)),
+        ):
+            if tuple(tensor.shape) != expected or tensor.dtype != self.base.dtype:
+                given = f"{tensor.dtype} of shape {tuple(tensor.shape)}"
+                wanted = f"{self.base.dtype} of {expected}, as the base has {shape}"
+                raise UserError(f"{name} of a tilt is {given}, needs {wanted}")
+            if not bool(torch.isfinite(tensor).all()):
+                raise UserError(f"{name} of a tilt is not finite")
+        off = (self.base.sum(-1) - 1).abs().amax()
+        if bool((self.base < 0).any()) or float(off) > sum_tolerance(self.base.dtype):
+            raise UserError("base of a tilt has to hold probabilities from 0 on that sum to 1")
 
     def kernel(self, xi: Parameters, successor: Tensor) -> Tensor:
         """(N, S, X, B) probabilities of the (N, S, X, B) successors."""

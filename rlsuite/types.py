@@ -9,7 +9,7 @@ data never looks inside.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import gymnasium as gym
 import torch
@@ -209,6 +209,15 @@ class Solver(Stateful, Protocol):
 
     def iterate(self) -> Metrics:
         """One iteration; names are fixed by the solver's module (``METRICS``)."""
+
+
+@runtime_checkable
+class CertifiedSolver(Solver, Protocol):
+    """A solver that knows a bound on how far it is from what it solves for."""
+
+    @property
+    def gap(self) -> Tensor:
+        """0-d, never below the true distance; infinite as long as nothing is known."""
 
 
 class Sampler(Stateful, Protocol):

@@ -67,7 +67,8 @@ SEEDS = st.integers(0, 10**6)
 def run(solver: DRPG, iterations: int) -> dict[str, Tensor]:
     for _ in range(iterations):
         metrics = solver.iterate()
-    assert list(metrics) == list(METRICS)
+    names = [name for name in METRICS if name != "cost/gap" or solver.adversary.certified]
+    assert list(metrics) == names
     return metrics
 
 
@@ -96,6 +97,15 @@ def test_garnets_are_solved(size: tuple[int, int, int]) -> None:
     assert float(gap(default).max()) <= 1e-4
 
 
+@pytest.mark.parametrize("ambiguity", [LInf(0.15), KL(0.1), Contamination(0.15)])
+def test_garnets_with_other_sets_are_solved(ambiguity: AmbiguitySet) -> None:
+    mdp = garnet(10, 6, 3, instances=5).with_ambiguity(ambiguity)
+    solver = DRPG(mdp, policy=garnet_policy(mdp))
+    assert float((robust_cost(mdp, solver.policy) / optimum(mdp)).min()) > 1.1
+    run(solver, 40)
+    assert float(gap(solver).max()) <= 1e-9
+
+
 @pytest.mark.parametrize(("size", "instances"), [((10, 5, 10), 10), ((15, 8, 15), 3)])
 def test_garnets_with_a_budget_per_state_are_solved(
     size: tuple[int, int, int], instances: int
@@ -103,7 +113,7 @@ def test_garnets_with_a_budget_per_state_are_solved(
     mdp = garnet(*size, instances=instances, rectangular="s", radius=(0.5, 1.0))
     solver = DRPG(mdp, policy=garnet_policy(mdp))
     run(solver, 200)
-    assert float(gap(solver).median()) <= 8e-4 and float(gap(solver).max()) <= 2e-3
+    assert float(gap(solver).median()) <= 8e-4 and float(gap(solver).max()) <= 1e-3
     best = robust_policy_iteration(mdp)
     mixed = (best.policy > 1e-6).sum(-1) > 1
     assert float(mixed.double().mean()) > 0.5  # randomising pays in most states
@@ -275,15 +285,15 @@ def test_inventory_gradients() -> None:
     assert isinstance(tilt, TiltedKernel)
     policy = mdp.uniform()
     nominal = evaluate(mdp, policy, mdp.nominal)
-    assert float(total_cost(mdp, nominal.v)) == pytest.approx(39.282045, abs=1e-6)
+    assert float(total_cost(mdp, nominal.v)) == pytest.approx(39.282045, abs=5e-7)
     ones = Parameters(*(torch.ones_like(x) for x in tilt.centre))
     at_ones = evaluate(mdp, policy, tilt.kernel(ones, mdp.successor))
     assert float(total_cost(mdp, at_ones.v)) == pytest.approx(49.416522, abs=5e-7)
     d = occupancy(mdp, nominal)
     slope = kernel_gradient(mdp, d, mdp.target(nominal.v), policy)
     gradient = tilt.gradient(tilt.centre, mdp.successor, slope)
-    assert gradient.theta[0].tolist() == pytest.approx([9.668899, -19.383387], abs=1e-6)
-    assert gradient.multiplier[0].tolist() == pytest.approx([9.632954, 11.390701], abs=2e-6)
+    assert gradient.theta[0].tolist() == pytest.approx([9.668899, -19.383387], abs=5e-7)
+    assert gradient.multiplier[0].tolist() == pytest.approx([9.632954, 11.390701], abs=5e-7)
 
 
 @settings(max_examples=10)
@@ -486,7 +496,8 @@ def outcome(folder: Path) -> tuple[list[dict[str, str]], dict[str, Any]]:
 def test_interrupted_runs_end_like_an_uninterrupted_one(name: str, tmp_path: Path) -> None:
     assert solve(name, tmp_path / "whole").iteration == 23
     rows, state = outcome(tmp_path / "whole")
-    assert all(row[metric] for row in rows for metric in METRICS)
+    names = [*METRICS] if name in ("exact", "s", "gradient") else [*{*METRICS} - {"cost/gap"}]
+    assert all(row[metric] for row in rows for metric in names)
     with pytest.raises(Stopped, match="SIGTERM"):
         solve(name, tmp_path / "cut", 7)
     with pytest.raises(RuntimeError, match="power cut"):

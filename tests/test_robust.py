@@ -118,6 +118,7 @@ def test_a_batch_is_its_instances() -> None:
 
 def test_other_precisions() -> None:
     half = random_mdp(0, L1(0.1)).to("cpu", torch.float32)
+    assert half.to("cpu").nominal.dtype == torch.float32  # a move alone does not convert
     assert half.ambiguity.radius.dtype == half.cost.dtype == torch.float32
     exact = robust_policy_iteration(random_mdp(0, L1(0.1))).v
     torch.testing.assert_close(robust_policy_iteration(half).v.double(), exact, rtol=1e-4, atol=0)
@@ -166,6 +167,43 @@ def test_inventory() -> None:
         dataclasses.replace(tilt, least=0.65)
     with pytest.raises(UserError, match="radii"):
         dataclasses.replace(tilt, radius=(-1.0, 1.0))
+
+
+def test_what_is_no_tilt_is_refused() -> None:
+    mdp = inventory()
+    tilt = mdp.ambiguity
+    assert isinstance(tilt, TiltedKernel)
+    nowhere = Parameters(tilt.centre.theta[:, :1], tilt.centre.multiplier)
+    for change, message in (
+        ({"base": tilt.base / 2}, "probabilities from 0 on that sum to 1"),
+        ({"base": -tilt.base}, "probabilities"),
+        ({"base": tilt.base * np.nan}, "base of a tilt is not finite"),
+        ({"base": tilt.base[0]}, r"base \(N, S, X, B\)"),
+        ({"base": tilt.base[:, :4]}, r"phi of a tilt is .*\(1, 8, 2\), needs .*\(1, 4, 2\)"),
+        ({"phi": tilt.phi.float()}, "phi of a tilt is torch.float32"),
+        ({"phi": tilt.phi * np.inf}, "phi of a tilt is not finite"),
+        ({"zeta": tilt.zeta[:, :, :2]}, "zeta of a tilt"),
+        ({"centre": nowhere}, r"theta of a tilt is .*\(1, 1\), needs .*\(1, 2\)"),
+    ):
+        with pytest.raises(UserError, match=message):
+            dataclasses.replace(tilt, **change)
+    # The nominal is the kernel at the centre, not the base, and of the same size.
+    with pytest.raises(UserError, match=r"instance 0, state 0, action 0 is 0.* off the tilted"):
+        dataclasses.replace(mdp, nominal=tilt.base)
+    with pytest.raises(UserError, match=r"base of the tilted kernel is .*\(2, 8, 3, 8\)"):
+        dataclasses.replace(mdp, ambiguity=tilt.repeat(2))
+
+
+def test_a_tilt_is_no_set_that_is_broadcast() -> None:
+    tilt: Any = inventory().ambiguity
+    for build in (
+        lambda: RobustMDP.from_arrays(**{**GOOD, "ambiguity": tilt}),
+        lambda: random_mdp(0, L1(0.1)).with_ambiguity(tilt),
+    ):
+        with pytest.raises(UserError, match=r"takes a set of rlsuite\.ambiguity"):
+            build()
+    with pytest.raises(UserError, match="nothing to stack"):
+        RobustMDP.stack([])
 
 
 def test_parameters_are_projected_exactly() -> None:
