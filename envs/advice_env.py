@@ -33,9 +33,9 @@ class AdviceVectorEnv:
     """A ``VectorEnv`` around another one, whose actions are advice to its people.
 
     The other one has to step all its environments together (``spec.group_size`` N); what it
-    preprocesses, human and advisor see alike. A transition's ``action`` is the advice, its
-    ``reward`` is net of the cost, and ``extra`` holds "executed", the (N,) int64 action that was
-    executed, and "reward", the environment's own. Any agent for discrete actions learns from it;
+    preprocesses, human and advisor see alike. A transition's ``action`` is the advice, heard or
+    not, its ``reward`` is net of the cost, and ``extra`` holds "executed", the (N,) int64 action
+    that was executed, and "reward", the environment's own. Any agent for discrete actions learns from it;
     agents/aadqn.py learns more. Records of episodes are net too.
     """
 
@@ -97,15 +97,15 @@ class AdviceVectorEnv:
     def step(self, action: Tree, extra: dict[str, Tensor] | None = None) -> Stepped:
         """One step of every environment with (N,) advice, on any device."""
         assert isinstance(action, Tensor)
-        people, before = self._people, self.observe()
-        done = self.last = people.execute(self._envs.observe(), action.detach().cpu())
+        people, before, advice = self._people, self.observe(), action.detach().cpu()
+        done = self.last = people.execute(self._envs.observe(), advice)
         new = self._envs.step(done.action)
         reward = new.step.reward
         assert isinstance(reward, Tensor)
         people.happened(done, reward)
         step = Step(
             before,
-            done.advice,
+            advice,
             reward - people.cost * done.advised,
             people.append(new.step.next_obs),
             new.step.terminated,

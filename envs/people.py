@@ -22,7 +22,7 @@ class Executed(NamedTuple):
     action: Tensor
     """int64 what they did."""
     advice: Tensor
-    """int64 what they were told; deferring where the budget is spent."""
+    """int64 what they heard; deferring where the budget is spent."""
     advised: Tensor
     """bool."""
     human_action: Tensor
@@ -77,8 +77,10 @@ class People:
         self.actions, self.human, self.cost = int(action_space.n), human, cost
         self.form, self.budget = form, budget
         self.adherence = Constant(adherence) if isinstance(adherence, int | float) else adherence
-        self.advice_space = AdviceSpace(self.actions, cost)
         self.features = self.adherence.features + (budget is not None)
+        self.advice_space = AdviceSpace(
+            self.actions, cost, features=self.features, limited=budget is not None
+        )
         self.seeds: list[int] = []
         self._random: list[np.random.Generator] = []
         self._steps = self._spent = torch.zeros(0, dtype=torch.int64)
