@@ -35,8 +35,8 @@ class AdviceVectorEnv:
     The other one has to step all its environments together (``spec.group_size`` N); what it
     preprocesses, human and advisor see alike. A transition's ``action`` is the advice, heard or
     not, its ``reward`` is net of the cost, and ``extra`` holds "executed", the (N,) int64 action
-    that was executed, and "reward", the environment's own. Any agent for discrete actions learns from it;
-    agents/aadqn.py learns more. Records of episodes are net too.
+    that was executed, and "reward", the environment's own. Any agent for discrete actions learns
+    from it; agents/aadqn.py learns more. Records of episodes are net too.
     """
 
     def __init__(
@@ -63,8 +63,15 @@ class AdviceVectorEnv:
             seed: of people; ``reset`` can give another one.
 
         Raises:
-            UserError: for environments with other actions, and for numbers out of range.
+            UserError: for what is no ``VectorEnv`` of this suite, for environments with other
+                actions, and for numbers out of range.
         """
+        if not isinstance(getattr(envs, "spec", None), Spec):
+            raise UserError(
+                f"AdviceVectorEnv goes around a vector of this suite, such as SerialVectorEnv, not "
+                f"a {type(envs).__name__}; in a Gymnasium vector put AdviceEnv around each of its "
+                "environments"
+            )
         self._people = People(
             envs.spec.action_space, human, adherence, cost=cost, form=form, budget=budget
         )
@@ -176,6 +183,7 @@ class AdviceEnv(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstructorArgs
     Rewards are net of the cost. ``info`` has advice, advised, executed_action, matched, env_reward
     and advice_cost; with ``privileged``, also human_action, followed and theta, which no advisor
     may read. ``reset(seed=...)`` seeds people too; without a seed they go on from their stream.
+    People with a memory have to be others in each environment: one object has one memory.
     """
 
     def __init__(
