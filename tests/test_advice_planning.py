@@ -412,6 +412,17 @@ def test_who_panics_beside_the_cliff_is_better_left_alone() -> None:
     assert aware == pytest.approx([-17, -16.999, -16.960, -16.372, -13], abs=6e-4)
 
 
+def test_whose_hand_is_unsteady_everywhere_on_the_cliff_is_better_advised() -> None:
+    """Every fifth move is random, 60 stages: blind advice helps too, aware advice more."""
+    calm = cliff_panic([[[x]] for x in (0.5, 0.7)], panic=0.0)
+    model = replace(calm, human=0.8 * calm.human + 0.2 / 4)
+    assert numbers(returns(model, silence(model, 60))) == pytest.approx([-29.558] * 2, abs=6e-4)
+    told = numbers(returns(model, blind(model, 60)))
+    assert told == pytest.approx([-25.554, -23.879], abs=6e-4)
+    aware = numbers(model.start(plan(model, 60).value))
+    assert aware == pytest.approx([-22.095, -19.774], abs=6e-4)
+
+
 def test_frozen_lake_with_a_uniform_human() -> None:
     human = np.full((16, 4), 0.25)
     model = advised("FrozenLake-v1", human=human, adherence=[[[0.7]], [[1.0]]])
