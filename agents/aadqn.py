@@ -82,29 +82,34 @@ class AADQNConfig:
 
 
 class ExecutedValues(nn.Module):
-    """U(s, a), the value of executing a; conditioned, for a cost that is an input."""
+    """U(s, a), the value of executing a; conditioned, for a cost that is an input.
+
+    Where observations tell of advice, as what is left of a budget does, what follows depends on
+    whether there was any: such values are told apart, unaided and advised.
+    """
 
     def __init__(
         self,
         space: gym.Space[Any],
         hidden: Sequence[int],
-        actions: int,
+        advice: AdviceSpace,
         *,
         conditioned: bool,
         generator: torch.Generator,
         device: torch.device,
     ) -> None:
         super().__init__()
-        self.conditioned = conditioned
+        self.conditioned, self.actions = conditioned, advice.actions
         self.encoder = Encoder(space, generator=generator, device=device)
-        sizes = [self.encoder.features + conditioned, *hidden, actions]
+        outputs = self.actions * (2 if advice.features else 1)
+        sizes = [self.encoder.features + conditioned, *hidden, outputs]
         self.head = perceptron(sizes, generator, device)
 
     def forward(self, features: Tensor, cost: Tensor) -> Tensor:
-        """(B, X) of the encoder's (B, D) features and the (B, 1) cost, from 0 to 1."""
+        """(B, 2, X), unaided and advised, of (B, D) features and the (B, 1) cost, from 0 to 1."""
         given = torch.cat([features, cost], 1) if self.conditioned else features
         values: Tensor = self.head(given)
-        return values
+        return values.unflatten(1, (-1, self.actions)).expand(-1, 2, -1)
 
 
 class AADQN:
@@ -135,8 +140,8 @@ class AADQN:
         """
         self.config = config = config or AADQNConfig()
         self.device = torch.device(device)
-        space = advice_space(action_space, "AADQN")
-        self.actions, self.cost, self.human = space.actions, space.cost, human
+        self.space = advice_space(action_space, "AADQN")
+        self.actions, self.cost, self.human = self.space.actions, self.space.cost, human
         if config.known_human is not (human is not None):
             raise UserError(
                 f"agent.known_human is {config.known_human}, and a human is "
@@ -152,7 +157,7 @@ class AADQN:
             ExecutedValues(
                 observation_space,
                 config.hidden,
-                self.actions,
+                self.space,
                 conditioned=config.greatest_cost is not None,
                 generator=weights,
                 device=self.device,
@@ -179,8 +184,9 @@ class AADQN:
         features = self.values.encoder(seen)
         cost = features.new_full((len(features), 1), self.cost)
         human, theta = beliefs(self._people(seen, features))
-        greedy = advice_values(self.values(features, self._scaled(cost)), human, theta, cost)
-        return self.exploration(greedy.argmax(1), self.actions + 1, explore=explore), {}
+        values = advice_values(self.values(features, self._scaled(cost)), human, theta, cost)
+        greedy = self.space.heard(seen, values.argmax(1))
+        return self.exploration(greedy, self.actions + 1, explore=explore), {}
 
     @torch.no_grad()
     def believe(self, obs: Tree) -> tuple[Tensor, Tensor]:
@@ -212,12 +218,14 @@ class AADQN:
             target, best, theta = self._target(batch, cost)
 
         features = self.values.encoder(batch.obs)
-        value = self.values(features, scaled).gather(1, executed[:, None])[:, 0]
+        heard = self.space.heard(batch.obs, batch.action)
+        taken = self.actions * (heard < self.actions) + executed
+        value = self.values(features, scaled).flatten(1).gather(1, taken[:, None])[:, 0]
         threshold = self.config.huber_threshold
         errors = F.huber_loss(value, target, reduction="none", delta=threshold)
         critic_loss = (batch.weight * errors).mean()
         people = self._people(batch.obs, features.detach())
-        people_loss = surprise(people, batch.action, executed).mean()
+        people_loss = surprise(people, heard, executed).mean()
         descend(critic_loss + people_loss, self.optimizer, self.config.max_grad_norm)
         value = value.detach()
         metrics = {
@@ -233,12 +241,14 @@ class AADQN:
         """(B,) targets of U at what was executed; the (B,) best advice and (B, X) adherence next.
 
         The environment's own reward, and the value of the best advice afterwards, whose cost is in
-        it; chosen by the online values (Double DQN, arXiv 1509.06461, eq. 4).
+        it; chosen by the online values (Double DQN, arXiv 1509.06461, eq. 4). Where no advice is
+        heard any more that is the human's value.
         """
         features = self.values.encoder(batch.next_obs)
         scaled = self._scaled(cost)
         human, theta = beliefs(self._people(batch.next_obs, features))
-        best = advice_values(self.values(features, scaled), human, theta, cost).argmax(1)
+        online = advice_values(self.values(features, scaled), human, theta, cost)
+        best = self.space.heard(batch.next_obs, online.argmax(1))
         later = self.target(self.target.encoder(batch.next_obs), scaled)
         value = advice_values(later, human, theta, cost).gather(1, best[:, None])[:, 0]
         return batch.extra["reward"] + batch.discount * value, best, theta
@@ -296,14 +306,14 @@ def advice_values(executed: Tensor, human: Tensor, theta: Tensor, cost: Tensor) 
     theta_mx is the adherence in the mixture form, from 0 on: nobody is repelled.
 
     Args:
-        executed: (B, X) U, the values of executing.
+        executed: (B, 2, X) U, the values of executing: unaided, for Q(defer), and advised.
         human: (B, X) probabilities of what the human does unaided.
         theta: (B, X) P(a = m | m), the exclusive form.
         cost: (B, 1) of an advice.
     """
-    unaided = (human * executed).sum(1, keepdim=True)
+    unaided, ignored = (human[:, None] * executed).sum(2, keepdim=True).unbind(1)
     follow = to_mixture(theta, human).clamp(0.0, 1.0)
-    return torch.cat([unaided + follow * (executed - unaided) - cost, unaided], 1)
+    return torch.cat([ignored + follow * (executed[:, 1] - ignored) - cost, unaided], 1)
 
 
 def beliefs(output: Tensor) -> tuple[Tensor, Tensor]:

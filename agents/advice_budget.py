@@ -1,7 +1,7 @@
 """Advice on a budget: a bound on the expected number of advices an episode.
 
 The constrained MDP of Chen, Li, Sun and Wang (ICLR 2024, arXiv 2310.00817), solved by its dual; how
-the price of an advice is found is ours.
+the price of an advice is found is ours. ``advice_lp`` solves it by linear programming.
 
 Shapes: ``N`` instances, ``D`` budgets, ``H`` stages, ``S`` states; see ``advice_planning``.
 """
@@ -54,11 +54,16 @@ def plan_budget(model: AdviceModel, horizon: int, budget: ArrayLike | Tensor) ->
     Raises:
         UserError: for a negative budget or a horizon below 1.
     """
+    return _bisect(model, check_horizon(horizon), check_budget(model, budget))
+
+
+def check_budget(model: AdviceModel, budget: ArrayLike | Tensor) -> Tensor:
+    """(D,) budgets like the model's tables. Raises UserError for a negative one."""
     given = torch.as_tensor(budget, dtype=model.reward.dtype, device=model.reward.device)
     given = given.reshape(-1)
     if not bool((given >= 0).all()):
         raise UserError(f"a budget is {float(given.min()):.6g} advices, has to be from 0 on")
-    return _bisect(model, check_horizon(horizon), given)
+    return given
 
 
 def _bisect(model: AdviceModel, horizon: int, budget: Tensor) -> BudgetPlan:

@@ -59,7 +59,8 @@ class BlindDQN:
         """Fresh networks. Raises UserError unless actions are advice and observations a Box."""
         self.config = config = config or BlindDQNConfig()
         self.device = torch.device(device)
-        self.actions = advice_space(action_space, "blind DQN").actions
+        self.space = advice_space(action_space, "blind DQN")
+        self.actions = self.space.actions
         executed = gym.spaces.Discrete(self.actions)
         self.dqn = DQN(observation_space, executed, config, device=device, seed=seed)
         self.people = Network(
@@ -85,10 +86,11 @@ class BlindDQN:
 
     def update(self, batch: Batch) -> Update:
         """One update from a batch on the agent's device: the task's values, and the human."""
-        assert isinstance(batch.action, Tensor)
+        assert isinstance(batch.action, Tensor) and isinstance(batch.obs, Tensor)
         executed, reward = batch.extra["executed"], batch.extra["reward"]
         update = self.dqn.update(replace(batch, action=executed, reward=reward))
-        loss = surprise(self.people(batch.obs), batch.action, executed).mean()
+        heard = self.space.heard(batch.obs, batch.action)
+        loss = surprise(self.people(batch.obs), heard, executed).mean()
         descend(loss, self.optimizer, self.config.max_grad_norm)
         return update._replace(metrics=update.metrics | {"loss/people": loss.detach()})
 

@@ -118,6 +118,12 @@ class DQN:
         greedy = self.online(to_device(obs, self.device)).argmax(1)
         return self.start + self.exploration(greedy, self.actions, explore=explore), {}
 
+    @torch.no_grad()
+    def probs(self, obs: Tree) -> Tensor:
+        """(N, X) float64 with which ``act`` takes each action without exploration."""
+        greedy = self.online(to_device(obs, self.device)).argmax(1)
+        return self.exploration.probs(greedy, self.actions)
+
     def update(self, batch: Batch) -> Update:
         """One update from a batch on the agent's device, and the target's copy when it is due."""
         update = self.learn(batch)

@@ -33,10 +33,10 @@ class AdviceVectorEnv:
     """A ``VectorEnv`` around another one, whose actions are advice to its people.
 
     The other one has to step all its environments together (``spec.group_size`` N); what it
-    preprocesses, human and advisor see alike. A transition's ``action`` is the advice, its
-    ``reward`` is net of the cost, and ``extra`` holds "executed", the (N,) int64 action that was
-    executed, and "reward", the environment's own. Any agent for discrete actions learns from it;
-    agents/aadqn.py learns more. Records of episodes are net too.
+    preprocesses, human and advisor see alike. A transition's ``action`` is the advice, heard or
+    not, its ``reward`` is net of the cost, and ``extra`` holds "executed", the (N,) int64 action
+    that was executed, and "reward", the environment's own. Any agent for discrete actions learns
+    from it; agents/aadqn.py learns more. Records of episodes are net too.
     """
 
     def __init__(
@@ -63,8 +63,15 @@ class AdviceVectorEnv:
             seed: of people; ``reset`` can give another one.
 
         Raises:
-            UserError: for environments with other actions, and for numbers out of range.
+            UserError: for what is no ``VectorEnv`` of this suite, for environments with other
+                actions, and for numbers out of range.
         """
+        if not isinstance(getattr(envs, "spec", None), Spec):
+            raise UserError(
+                f"AdviceVectorEnv goes around a vector of this suite, such as SerialVectorEnv, not "
+                f"a {type(envs).__name__}; in a Gymnasium vector put AdviceEnv around each of its "
+                "environments"
+            )
         self._people = People(
             envs.spec.action_space, human, adherence, cost=cost, form=form, budget=budget
         )
@@ -97,15 +104,15 @@ class AdviceVectorEnv:
     def step(self, action: Tree, extra: dict[str, Tensor] | None = None) -> Stepped:
         """One step of every environment with (N,) advice, on any device."""
         assert isinstance(action, Tensor)
-        people, before = self._people, self.observe()
-        done = self.last = people.execute(self._envs.observe(), action.detach().cpu())
+        people, before, advice = self._people, self.observe(), action.detach().cpu()
+        done = self.last = people.execute(self._envs.observe(), advice)
         new = self._envs.step(done.action)
         reward = new.step.reward
         assert isinstance(reward, Tensor)
         people.happened(done, reward)
         step = Step(
             before,
-            done.advice,
+            advice,
             reward - people.cost * done.advised,
             people.append(new.step.next_obs),
             new.step.terminated,
@@ -176,6 +183,7 @@ class AdviceEnv(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstructorArgs
     Rewards are net of the cost. ``info`` has advice, advised, executed_action, matched, env_reward
     and advice_cost; with ``privileged``, also human_action, followed and theta, which no advisor
     may read. ``reset(seed=...)`` seeds people too; without a seed they go on from their stream.
+    People with a memory have to be others in each environment: one object has one memory.
     """
 
     def __init__(

@@ -23,7 +23,7 @@ from rlsuite.types import State, Tree
 
 class Human(Protocol):
     """A policy. Only ``probs`` has to be written; the rest is for people with a memory, whom the
-    theory of advice does not cover."""
+    theory of advice does not cover, and of whom each environment needs its own object."""
 
     def probs(self, obs: Tree) -> Tensor:
         """(N, X) float64 probabilities of each action, unaided. Asked once a step."""
@@ -93,15 +93,20 @@ class TabularHuman(Human):
 class AgentHuman(Human):
     """An agent that acts: one of this suite (``rlsuite.load(folder)``), a novice's checkpoint say.
 
-    Takes the agent's action without exploration; ``EpsilonHuman`` around it makes it clumsy.
+    As it acts without exploration; ``EpsilonHuman`` around it makes it clumsy.
     """
 
     def __init__(self, agent: Any, actions: int) -> None:
-        """``agent`` has ``act(obs, explore=False)`` for ``actions`` discrete actions from 0 on."""
+        """Of ``actions`` discrete actions from 0 on.
+
+        ``agent`` has ``probs(obs)``, (N, X), or ``act(obs, explore=False)`` that draws nothing.
+        """
         self.agent, self.actions = agent, actions
 
     def probs(self, obs: Tree) -> Tensor:
-        """1 for the agent's action."""
+        """Those of the agent; 1 for its action if it has none."""
+        if hasattr(self.agent, "probs"):
+            return self.agent.probs(obs).cpu()  # type: ignore[no-any-return]
         action = self.agent.act(obs, explore=False)[0].cpu().to(torch.int64)
         return one_hot(action, self.actions).to(torch.float64)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import gymnasium as gym
@@ -22,7 +23,7 @@ class Executed(NamedTuple):
     action: Tensor
     """int64 what they did."""
     advice: Tensor
-    """int64 what they were told; deferring where the budget is spent."""
+    """int64 what they heard; deferring where the budget is spent."""
     advised: Tensor
     """bool."""
     human_action: Tensor
@@ -52,6 +53,18 @@ def remembers(person: Human | Adherence) -> bool:
     return holds(person.state_dict())
 
 
+def _constant(adherence: Any) -> Constant:
+    try:
+        value = float(adherence)
+    except (TypeError, ValueError):
+        raise UserError(
+            f"adherence is {adherence!r}, has to be a number or have theta(...)"
+        ) from None
+    if not 0 <= value <= 1:
+        raise UserError(f"adherence is {value}, has to be from 0 to 1")
+    return Constant(value)
+
+
 class People:
     """N advised people: their draws, the budget, and what an advisor observes of both."""
 
@@ -68,17 +81,18 @@ class People:
         """Raises UserError for actions that are not Discrete from 0 on, and for bad numbers."""
         if not isinstance(action_space, gym.spaces.Discrete) or action_space.start != 0:
             raise UserError(f"advice needs Discrete actions that start at 0, not {action_space}")
-        if cost < 0 or (budget is not None and budget < 1):
+        if not 0 <= cost < math.inf or (budget is not None and budget < 1):
             raise UserError(f"cost {cost} must be 0 or more, budget {budget} 1 or more, or None")
         if form not in ("mixture", "exclusive"):
             raise UserError(f"form is {form!r}, has to be mixture or exclusive")
-        if isinstance(adherence, int | float) and not 0 <= adherence <= 1:
-            raise UserError(f"adherence is {adherence}, has to be from 0 to 1")
+        model = adherence if hasattr(adherence, "theta") else _constant(adherence)
         self.actions, self.human, self.cost = int(action_space.n), human, cost
         self.form, self.budget = form, budget
-        self.adherence = Constant(adherence) if isinstance(adherence, int | float) else adherence
-        self.advice_space = AdviceSpace(self.actions, cost)
+        self.adherence: Adherence = model
         self.features = self.adherence.features + (budget is not None)
+        self.advice_space = AdviceSpace(
+            self.actions, cost, features=self.features, limited=budget is not None
+        )
         self.seeds: list[int] = []
         self._random: list[np.random.Generator] = []
         self._steps = self._spent = torch.zeros(0, dtype=torch.int64)

@@ -37,11 +37,28 @@ ROUND_OFF = {torch.float64: 1e-9, torch.float32: 1e-5}
 class AdviceSpace(gym.spaces.Discrete):
     """What an advisor can say: an action, 0 to X - 1, each at ``cost``; or X, nothing, for free."""
 
-    def __init__(self, actions: int, cost: float) -> None:
-        """``actions`` is X; ``cost`` is in units of reward, paid whether advice is followed or
-        not."""
+    def __init__(
+        self, actions: int, cost: float, *, features: int = 0, limited: bool = False
+    ) -> None:
+        """Of X ``actions``.
+
+        Args:
+            actions: X.
+            cost: in units of reward, paid whether advice is followed or not.
+            features: how many numbers at the end of the (N, D) observations depend on what was
+                advised before.
+            limited: whether the first of them is the share that is left of a budget; at 0 advice
+                is not heard, and costs nothing.
+        """
         super().__init__(actions + 1)
         self.actions, self.cost = actions, cost
+        self.features, self.limited = features, limited
+
+    def heard(self, obs: Tensor, advice: Tensor) -> Tensor:
+        """(N,) the advice that is heard on (N, D) observations: none where the budget is spent."""
+        if not self.limited:
+            return advice
+        return torch.where(obs[:, -self.features] > 0, advice, self.actions)
 
 
 def to_exclusive(mixture: Tensor, human: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -223,8 +223,25 @@ def _cell(values: list[float], field: str) -> str:
     return f"{middle} ({interval.low:.4g} to {interval.high:.4g})"
 
 
+def to_json(scores: Mapping[str, Sequence[Score]]) -> dict[str, list[dict[str, float | None]]]:
+    """The same numbers, by advisor and seed; None for NaN."""
+    return {
+        name: [{k: None if v != v else v for k, v in asdict(score).items()} for score in found]
+        for name, found in scores.items()
+    }
+
+
 def report(folders: Sequence[Path], *, episodes: int | None = None, seed: int = 0) -> str:
-    """The table of runs in one and the same task with the same people; empty if none gives advice.
+    """The table of ``compare``; empty if no run gives advice."""
+    scores = compare(folders, episodes=episodes, seed=seed)
+    return table(scores) if scores else ""
+
+
+def compare(
+    folders: Sequence[Path], *, episodes: int | None = None, seed: int = 0
+) -> dict[str, list[Score]]:
+    """Scores of runs in one and the same task with the same people, by advisor and seed; the human
+    alone first. Empty if no run gives advice.
 
     By default with as many episodes as the first run's own evaluations. Raises UserError for runs
     of different tasks or people, or of which only some give advice.
@@ -234,7 +251,7 @@ def report(folders: Sequence[Path], *, episodes: int | None = None, seed: int = 
     experiments = [read_experiment(folder) for folder in folders]
     first = experiments[0]
     if all(experiment.advice is None for experiment in experiments):
-        return ""
+        return scores
     episodes = episodes or first.run.evaluation_episodes
     for folder, experiment in zip(folders, experiments, strict=True):
         if experiment.advice is None:
@@ -258,4 +275,4 @@ def report(folders: Sequence[Path], *, episodes: int | None = None, seed: int = 
             name = str(folder)  # of other settings: no seed of the same
         scores.setdefault(name, []).append(judge(load(folder)))
         envs.close()
-    return table(scores)
+    return scores

@@ -5,12 +5,14 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 from dataclasses import field
+from pathlib import Path
 from typing import Any
 
 from gymnasium.spaces import Discrete
 from torch import Tensor
 
 from rlsuite.advice import AdviceSpace, Form
+from rlsuite.checkpoint import CheckpointStore, fingerprint, is_checkpoint
 from rlsuite.envs import AdviceVectorEnv
 from rlsuite.envs.adherence import Adherence
 from rlsuite.envs.humans import AgentHuman, EpsilonHuman, Human
@@ -26,7 +28,8 @@ class AdviceConfig:
 
     human: str
     """Who acts: package.module:make, a callable that returns a Human of rlsuite.envs.humans, such
-    as rlsuite.envs.humans:cartpole_angle; or the folder of a run whose agent it is."""
+    as rlsuite.envs.humans:cartpole_angle; or the folder of a run whose agent it is, as of its
+    newest checkpoint, or of one checkpoint, RUN/checkpoints/TRANSITIONS."""
     human_kwargs: dict[str, Any] = field(default_factory=dict)
     """Arguments of that callable; for the folder of a run, epsilon alone: how often it errs."""
     adherence: Fraction | str = 1.0
@@ -59,6 +62,33 @@ def with_people(
         budget=config.budget,
         seed=seed,
     )
+
+
+def human_checkpoint(config: AdviceConfig | None) -> dict[str, str] | None:
+    """The checkpoint that acts, if an agent of the suite does: its name and SHA-256.
+
+    Raises UserError if there is none.
+    """
+    if config is None or ":" in config.human:
+        return None
+    folder = Path(config.human)
+    found = folder if is_checkpoint(folder) else CheckpointStore(folder / "checkpoints").newest()
+    if found is None:
+        raise UserError(f"advice.human {config.human} is not the folder of a run or checkpoint")
+    return {"checkpoint": found.name, "sha256": fingerprint(found)}
+
+
+def check_same_human(config: AdviceConfig | None, recorded: dict[str, str] | None) -> None:
+    """Raise UserError unless who acts is still who was recorded; nothing recorded is anybody."""
+    if config is None or recorded is None:
+        return
+    now = human_checkpoint(config)
+    if now != recorded:
+        raise UserError(
+            f"advice.human {config.human} is at checkpoint {now and now['checkpoint']}, and the "
+            f"run had {recorded['checkpoint']} act: bring that back, or train anew with "
+            "advice.human = RUN/checkpoints/TRANSITIONS, which stays as it is"
+        )
 
 
 def known_human(

@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 
 from rlsuite.advice import AdviceSpace
-from rlsuite.advisees import known_human, with_people
+from rlsuite.advisees import check_same_human, human_checkpoint, known_human, with_people
 from rlsuite.agents import AGENTS
 from rlsuite.buffers import Replay, RolloutStorage
-from rlsuite.checkpoint import CheckpointStore
+from rlsuite.checkpoint import CheckpointStore, is_checkpoint, read
 from rlsuite.config import EnvConfig, Experiment, build_experiment
 from rlsuite.envs import (
     AtariVectorEnv,
@@ -212,9 +212,10 @@ def train(experiment: Experiment, folder: Path, *, quiet: bool = False) -> Evalu
 def resume(folder: Path, *, quiet: bool = False) -> Evaluation:
     """Continue a run from its newest good checkpoint, bit for bit; the last evaluation.
 
-    A finished run just returns its last evaluation. Raises UserError if it is no run folder.
+    A finished run just returns its last evaluation. Raises UserError if it is no run folder, or if
+    the run whose agent it advises has gone on.
     """
-    return _run(read_experiment(folder), folder, quiet, is_new=False)
+    return _run(_same_people(folder), folder, quiet, is_new=False)
 
 
 def _run(experiment: Experiment, folder: Path, quiet: bool, *, is_new: bool) -> Evaluation:
@@ -271,6 +272,14 @@ def read_experiment(folder: Path) -> Experiment:
         raise UserError(f"{path} cannot be read: {error}") from error
 
 
+def _same_people(folder: Path) -> Experiment:
+    """``read_experiment``. Raises UserError if its human is another one by now."""
+    experiment = read_experiment(folder)
+    recorded = json.loads((folder / EXPERIMENT).read_text()).get("human")
+    check_same_human(experiment.advice, recorded)
+    return experiment
+
+
 @dataclass(frozen=True, slots=True)
 class NormalizedAgent:
     """A trained agent together with the normalisation of what it observes."""
@@ -282,14 +291,24 @@ class NormalizedAgent:
         """Actions for (N, ...) observations as the environment gives them."""
         return self.agent.act(self.obs_norm.normalize(obs), explore=explore)
 
+    @property
+    def probs(self) -> Callable[[Tree], Tensor]:
+        """The agent's own, if it has any, for observations as the environment gives them."""
+        agent: Any = self.agent
+        probs = agent.probs
+        return lambda obs: probs(self.obs_norm.normalize(obs))  # type: ignore[no-any-return]
+
 
 def load(folder: str | Path) -> Any:
-    """The agent of a run folder as of its newest checkpoint, ready to ``act``.
+    """The agent of a run folder as of its newest checkpoint, ready to ``act``; or of a checkpoint's
+    own folder, RUN/checkpoints/TRANSITIONS.
 
     ``agent.act(obs, explore=False)`` takes (N, ...) observations as the environment gives them.
     Raises UserError if there is no run or no checkpoint in the folder.
     """
-    return _load_agent(read_experiment(Path(folder)), load_state(Path(folder)))
+    folder = Path(folder)
+    run = folder.resolve().parents[1] if is_checkpoint(folder) else folder
+    return _load_agent(read_experiment(run), load_state(folder))
 
 
 def _load_agent(experiment: Experiment, state: dict[str, Any]) -> Any:
@@ -311,7 +330,10 @@ def _find_spec(experiment: Experiment) -> Spec:
 
 
 def load_state(folder: Path) -> dict[str, Any]:
-    """The newest good checkpoint of a run. Raises UserError if there is none."""
+    """The newest good checkpoint of a run, or that of its own folder. Raises UserError if there is
+    none."""
+    if is_checkpoint(folder):
+        return read(folder)
     state = CheckpointStore(folder / "checkpoints").load()
     if state is None:
         raise UserError(f"{folder} has no checkpoint yet: train further, or resume it")
@@ -335,7 +357,7 @@ def run_evaluator(
 
     Calls do not depend on one another, and all have the same seeds.
     """
-    saved = read_experiment(folder)
+    saved = _same_people(folder)
     state = load_state(folder)
     run = replace(saved.run, evaluation_episodes=episodes or saved.run.evaluation_episodes)
     experiment = replace(saved, run=run)
@@ -378,6 +400,7 @@ def _record(experiment: Experiment) -> dict[str, Any]:
         "versions": versions,
         "commit": _commit(),
         "command": sys.argv,
+        "human": human_checkpoint(experiment.advice),
         "machine": platform.platform(),
     }
 

@@ -89,6 +89,10 @@ class CheckpointStore:
             self._point_to(found)
         return state
 
+    def newest(self) -> Path | None:
+        """The folder that ``load`` reads first, or None if nothing was ever saved."""
+        return self._latest() or next(iter(self._folders()), None)
+
     def _load(self) -> tuple[State | None, Path | None]:
         latest = self._latest()
         folders = [f for f in [latest] if f] + [f for f in self._folders() if f != latest]
@@ -139,6 +143,17 @@ def read(folder: Path) -> State:
         return _restore(state, tensors, folder)  # type: ignore[no-any-return]
     except (KeyError, ValueError, OSError, SafetensorError) as error:
         raise UserError(f"broken checkpoint: {folder}: {error}") from error
+
+
+def is_checkpoint(folder: Path) -> bool:
+    """Whether it is the folder of one checkpoint: ``read`` may find it broken."""
+    return (folder / MANIFEST).is_file()
+
+
+def fingerprint(folder: Path) -> str:
+    """The SHA-256 of a checkpoint, by its manifest. Raises UserError if that cannot be read."""
+    _read_manifest(folder)
+    return _hash_file(folder / MANIFEST)
 
 
 def find_nonfinite(state: Any, path: str = "") -> str | None:

@@ -115,7 +115,9 @@ def _parser() -> Parser:
     sub.add_argument("folders", metavar="RUN", type=Path, nargs="+", help="run folders")
     sub.add_argument("--episodes", type=_count, help="episodes (default: the run's own number)")
     sub.add_argument("--seed", type=int, help="of the environments (default: the run's own)")
-    sub.add_argument("--json", action="store_true", help="print every episode as JSON")
+    sub.add_argument(
+        "--json", action="store_true", help="print every episode, and advisors, as JSON"
+    )
     sub.add_argument(
         "--perturb",
         nargs="+",
@@ -248,20 +250,20 @@ def _video(folder: Path, path: Path | None = None, seed: int = 0) -> Path:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    from rlsuite.advice_report import report
+    from rlsuite.advice_report import compare, table, to_json
     from rlsuite.build import evaluate_run
 
     if options.perturb:
         return _perturb(options)
     episodes, seed, is_text = options.episodes, options.seed, not options.json
-    advice = report(options.folders, episodes=episodes, seed=seed or 0) if is_text else ""
+    scores = compare(options.folders, episodes=episodes, seed=seed or 0)
     for folder in options.folders:
         result = evaluate_run(folder, episodes=episodes, seed=seed)
         where = f"{folder}, " if len(options.folders) > 1 else ""
         text = f"{where}after {result.transitions:,} transitions\n{result.table()}"
         print(text if is_text else json.dumps(result.to_json()))
-    if advice:
-        print(f"\n{advice}")
+    if scores:
+        print(f"\n{table(scores)}" if is_text else json.dumps({"advisors": to_json(scores)}))
     return 0
 
 

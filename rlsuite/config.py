@@ -378,7 +378,8 @@ def _check_advice(
     agent: Any, env: EnvConfig, advice: AdviceConfig | None = None, **rest: Any
 ) -> list[str]:
     problems = []
-    if isinstance(agent, AADQNConfig | BlindDQNConfig):
+    is_advisor = isinstance(agent, AADQNConfig | BlindDQNConfig)
+    if is_advisor:
         if advice is None:
             problems.append("section advice is missing: this agent gives advice, to whom?")
         if rest["replay"].n_step > 1:
@@ -386,6 +387,10 @@ def _check_advice(
     if getattr(agent, "known_human", False) and env.normalize_obs:
         problems.append(
             "env.normalize_obs cannot be set with agent.known_human: people see the raw ones"
+        )
+    if is_advisor and advice is not None and advice.budget and env.normalize_obs:
+        problems.append(
+            "env.normalize_obs cannot be set with advice.budget: what is left of it is read"
         )
     if advice is not None and env.normalize_reward:
         problems.append("env.normalize_reward cannot be set with advice, whose cost is in rewards")

@@ -10,6 +10,7 @@ from typing import Any, Literal, Protocol
 import gymnasium as gym
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from rlsuite.errors import UserError
 from rlsuite.optim import descend, load_optimizer_state, make_optimizer, optimizer_state
@@ -312,6 +313,11 @@ class EpsilonGreedy:
         chance = torch.rand(greedy.shape, generator=random, device=self.device)
         other = torch.randint(actions, greedy.shape, generator=random, device=self.device)
         return torch.where(chance < epsilon, other, greedy)
+
+    def probs(self, greedy: Tensor, actions: int) -> Tensor:
+        """(N, X) float64 of each action without exploration, the greedy ones being (N,)."""
+        chosen = F.one_hot(greedy, actions).to(torch.float64)
+        return (1 - self.evaluation) * chosen + self.evaluation / actions
 
     def state_dict(self) -> State:
         """Count and generators."""

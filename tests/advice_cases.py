@@ -7,8 +7,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.optimize import linprog
-from scipy.sparse import coo_array
 
 from rlsuite.advice import AdviceModel
 from rlsuite.agents.advice_learning import (
@@ -18,6 +16,7 @@ from rlsuite.agents.advice_learning import (
     Episodes,
     Replanning,
 )
+from rlsuite.agents.advice_lp import solve, write_program
 from rlsuite.agents.agnostic_advice import AgnosticAdvice, EULERConfig
 from rlsuite.agents.fucb import FUCB
 from rlsuite.agents.rfe import RFE, OnlineRFE
@@ -55,40 +54,10 @@ def plan_by_loops(kernel: Floats, reward: Floats, horizon: int) -> tuple[Floats,
 def budget_by_lp(
     kernel: Floats, reward: Floats, initial: Floats, horizon: int, budget: float
 ) -> float:
-    """The linear program over occupancies x(h, s, m) of the induced MDP, whose last action defers.
-
-    Args:
-        kernel: (S, M, S).
-        reward: (S, M), the cost of advice not subtracted.
-        initial: (S,).
-    """
-    s, m = reward.shape
-    rows, columns, entries = [], [], []
-    x = np.arange(horizon * s * m).reshape(horizon, s, m)
-    for h in range(horizon):
-        for state in range(s):
-            rows += [h * s + state] * m
-            columns += x[h, state].tolist()
-            entries += [1.0] * m
-        if h + 1 < horizon:
-            i, j, k = np.nonzero(kernel)
-            rows += ((h + 1) * s + k).tolist()
-            columns += x[h, i, j].tolist()
-            entries += (-kernel[i, j, k]).tolist()
-    flow = coo_array((entries, (rows, columns)), shape=(horizon * s, x.size)).tocsr()
-    begins = np.zeros(horizon * s)
-    begins[:s] = initial
-    said = np.broadcast_to(np.arange(m) < m - 1, x.shape).reshape(1, -1).astype(np.float64)
-    found = linprog(
-        -np.broadcast_to(reward, x.shape).ravel(),
-        A_ub=said,
-        b_ub=[budget],
-        A_eq=flow,
-        b_eq=begins,
-        method="highs",
-    )
-    assert found.success, found.message
-    return float(-found.fun)
+    """Of an MDP (S, M, S), (S, M), (S,) whose last action defers."""
+    states = len(reward)
+    program = write_program(kernel.reshape(-1, states), reward.ravel(), initial, horizon)
+    return float(program.reward @ solve(program, budget))
 
 
 def see(advisor: Advisor, *steps: tuple[int, int, int, float, int], times: int = 1) -> None:

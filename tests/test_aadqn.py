@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlsuite.advice import AdviceModel, AdviceSpace
-from rlsuite.agents import AADQN, AADQNConfig, BlindDQN, BlindDQNConfig
+from rlsuite.agents import AADQN, DQN, AADQNConfig, BlindDQN, BlindDQNConfig, DQNConfig
 from rlsuite.agents.aadqn import advice_values, beliefs, surprise
 from rlsuite.buffers import Replay, UniformSampler
 from rlsuite.config import build_experiment, load_experiment
@@ -34,7 +34,7 @@ HUMAN, THETA = torch.tensor([[0.8, 0.2]]), torch.tensor([[0.9, 0.6]])
 
 def test_values_of_advice_by_hand() -> None:
     """0.1 and 0.6 before the cost, 0.2 for silence: worth speaking below a cost of 0.4."""
-    executed = torch.tensor([[0.0, 1.0]])
+    executed = torch.tensor([[0.0, 1.0]])[:, None].expand(-1, 2, -1)
     for cost, best in ((0.0, 1), (0.3, 1), (0.39, 1), (0.41, 2), (0.5, 2)):
         found = advice_values(executed, HUMAN, THETA, torch.tensor([[cost]]))
         expected = torch.tensor([[0.1 - cost, 0.6 - cost, 0.2]])
@@ -45,6 +45,9 @@ def test_values_of_advice_by_hand() -> None:
     torch.testing.assert_close(repelled, torch.tensor([[0.2, 0.2, 0.2]]))
     certain = advice_values(executed, torch.tensor([[0.0, 1.0]]), THETA, torch.zeros(1, 1))
     torch.testing.assert_close(certain[0, 1:], torch.ones(2))
+    # Unaided 4 and 5; advised 0.5 * 0.8 and 0.5 * (1 + 0.2) of 0 and 1.
+    apart = advice_values(torch.tensor([[[4.0, 5], [0, 1]]]), HUMAN, THETA, torch.zeros(1, 1))
+    torch.testing.assert_close(apart, torch.tensor([[0.1, 0.6, 4.2]]))
 
 
 @settings(deadline=None, max_examples=30)
@@ -65,7 +68,8 @@ def test_values_and_likelihoods_are_those_of_the_exact_model(seed: int, actions:
     expected = (joint @ executed[..., None])[..., 0]
     expected[:, :actions] -= 0.3
     cost = torch.full((states, 1), 0.3, dtype=torch.float64)
-    torch.testing.assert_close(advice_values(executed, human, theta, cost), expected)
+    both = executed[:, None].expand(-1, 2, -1)
+    torch.testing.assert_close(advice_values(both, human, theta, cost), expected)
 
     output = torch.cat([human.log(), theta.logit()], 1)
     for found, true in zip(beliefs(output), (human, theta), strict=True):
@@ -122,6 +126,31 @@ def test_target_by_hand(executed: int, error: float) -> None:
         },
         rel=1e-5,
     )
+
+
+# As above where advised; unaided everything is worth 1.5 online and 4 by the target. Advice 1 is
+# best, at 3.25 by the target, while it is heard; where the budget is spent there is silence, at 4.
+@pytest.mark.parametrize(("left", "after"), [(0.0, 4.0), (0.5, 3.25)])
+def test_target_on_a_budget_by_hand(left: float, after: float) -> None:
+    agent = AADQN(OBS, AdviceSpace(2, 0.25, features=1, limited=True), SMALL)
+    set_constant(agent.values.head, [1.5, 1.5, 1.0, 3.0])
+    set_constant(agent.target.head, [4.0, 4.0, 5.0, 2.0])
+    set_constant(agent.people, np.log([3.0, 1, 7, 1]).tolist())
+    batch = replace(
+        batch_of(3),
+        action=torch.tensor([2, 0, 0]),
+        obs=torch.tensor([[0.0, 0, 1], [0, 0, 1], [0, 0, 0]]),  # the last was not heard
+        next_obs=torch.tensor([[0.0, 0, left]]).expand(3, -1),
+        extra={"executed": torch.tensor([0, 1, 0]), "reward": torch.ones(3)},
+        discount=torch.full((3,), 0.5),
+    )
+    assert agent.act(batch.next_obs, explore=False)[0].tolist() == [2 if left == 0 else 1] * 3
+    update = agent.update(batch)
+    target = 1 + after / 2
+    torch.testing.assert_close(update.priority, (torch.tensor([1.5, 3.0, 1.5]) - target).abs())
+    # Silent, does 0; hears 0, does 1; hears nothing, does 0.
+    nats = np.log([4 / 3, 8, 4 / 3]).mean()
+    assert float(update.metrics["loss/people"]) == pytest.approx(nats, rel=1e-5)
 
 
 def test_a_known_human_takes_the_place_of_the_estimate() -> None:
@@ -236,6 +265,40 @@ def test_advice_is_learned_where_blind_advice_is_worse_than_silence() -> None:
     assert advice(trained(AADQN, two_steps(0.9), config)) == [RISKY, GOOD]
     blind = BlindDQNConfig(hidden=(32,), lr=3e-3, target_period=20, epsilon_transitions=500)
     assert advice(trained(BlindDQN, two_steps(0.3), blind)) == [RISKY, GOOD]
+
+
+class Twice(gym.Env[Any, Any]):
+    """Action 1 pays 0.6, and in the second step 1."""
+
+    observation_space = gym.spaces.Box(0, 1, (2,), np.float32)
+    action_space = gym.spaces.Discrete(2)
+
+    def reset(self, *, seed: Any = None, options: Any = None) -> Any:
+        super().reset(seed=seed)
+        self.steps = 0
+        return np.eye(2, dtype=np.float32)[0], {}
+
+    def step(self, action: int) -> Any:
+        self.steps += 1
+        reward = (0.6, 1.0)[self.steps - 1] * (action == 1)
+        return np.eye(2, dtype=np.float32)[1], reward, self.steps == 2, False, {}
+
+
+@pytest.mark.parametrize("make", [AADQN, DQN])
+def test_one_advice_is_kept_for_the_better_step(make: Any) -> None:
+    """The human does 0 and follows: exactly, silence is worth 1 at first, and advice 0.6."""
+    human = TabularHuman([[1.0, 0], [1, 0]], lambda obs: obs.argmax(1))
+    envs = AdviceVectorEnv(SerialVectorEnv(Twice, 8), human, 1.0, budget=1)
+    quick = (
+        AADQNConfig(**QUICK)
+        if make is AADQN
+        else DQNConfig(
+            hidden=(32,), lr=3e-3, target_period=20, epsilon_transitions=500, epsilon_final=0.1
+        )
+    )
+    agent = trained(make, envs, quick, 4_000)
+    seen = torch.tensor([[1.0, 0, 1], [0, 1, 1], [0, 1, 0]])
+    assert agent.act(seen, explore=False)[0].tolist()[:2] == [2, 1]
 
 
 def test_one_network_advises_at_every_cost() -> None:
@@ -353,6 +416,12 @@ def test_no_agent_reads_what_only_the_simulation_knows() -> None:
                 "aadqn/cartpole", {"env.normalize_obs": "true", "agent.known_human": "true"}
             ),
             "env.normalize_obs cannot",
+        ),
+        (
+            lambda: load_experiment(
+                "aadqn/cartpole", {"env.normalize_obs": "true", "advice.budget": "3"}
+            ),
+            "set with advice.budget",
         ),
         (
             lambda: build_experiment("x", {"algorithm": "aadqn", "env": {"id": "CartPole-v1"}}),

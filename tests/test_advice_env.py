@@ -11,8 +11,10 @@ from gymnasium.utils.env_checker import check_env
 from test_vector import same_bits, same_step
 
 from rlsuite.advice import AdviceModel
-from rlsuite.agents.dqn import DQN
-from rlsuite.envs import AdviceEnv, AdviceVectorEnv, SerialVectorEnv, make_env
+from rlsuite.agents.c51 import C51, C51Config
+from rlsuite.agents.dqn import DQN, DQNConfig
+from rlsuite.build import NormalizedAgent
+from rlsuite.envs import AdviceEnv, AdviceVectorEnv, ObsNorm, SerialVectorEnv, make_env
 from rlsuite.envs.adherence import (
     Adherence,
     Buckets,
@@ -150,7 +152,7 @@ def test_a_budget(adherence: float) -> None:
     assert people.spec.observation_space.shape == (3,) and obs[0, 2] == 1
     found = [people.step(advice(2)) for _ in range(10)]
     assert [float(new.step.next_obs[0, 2]) for new in found] == [0.5] + [0] * 9
-    assert [int(new.step.action) for new in found] == [2, 2] + [3] * 8
+    assert [int(new.step.action) for new in found] == [2] * 10  # what was said, heard or not
     paid = sum(float(new.step.extra["reward"] - new.step.reward) for new in found)
     assert paid == 1.0 and found[-1].obs[0, 2] == 1  # the next episode's
     assert people.spec.observation_space.contains(found[-1].obs[0].numpy())
@@ -161,7 +163,12 @@ def test_a_budget(adherence: float) -> None:
     [
         (lambda: AdviceVectorEnv(pendulum(), person(), 0.5), "Discrete actions that start at 0"),
         (lambda: envs(adherence=1.5), "adherence is 1.5"),
+        (lambda: envs(adherence=np.float32(1.5)), "adherence is 1.5"),
+        (lambda: envs(adherence=torch.tensor(float("nan"))), "adherence is nan"),
+        (lambda: envs(adherence="often"), "adherence is 'often', has to be a number"),
         (lambda: envs(cost=-1.0), "cost -1"),
+        (lambda: envs(cost=float("nan")), "cost nan"),
+        (lambda: AdviceVectorEnv(gym.vector.SyncVectorEnv([Line]), person(), 0.5), "of this suite"),
         (lambda: envs(budget=0), "budget 0"),
         (lambda: envs(form="odd"), "form is 'odd'"),
         (lambda: envs(UniformHuman(2)), r"shape \(3, 2\), needs \(3, 3\)"),
@@ -178,6 +185,11 @@ def test_mistakes_are_named(make: Any, message: str) -> None:
         made = make()
         made.reset(0)
         made.step(advice(2, 2, 2))
+
+
+@pytest.mark.parametrize("number", [np.float32(0.5), torch.tensor(0.5), np.array(0.5), 1])
+def test_adherence_is_any_number(number: Any) -> None:
+    assert envs(adherence=number).people.adherence.value == float(number)
 
 
 def pendulum() -> SerialVectorEnv:
@@ -252,6 +264,20 @@ def test_people() -> None:
     probs = AgentHuman(agent, 3).probs(obs)
     assert torch.equal(probs.argmax(1), agent.act(obs, explore=False)[0])
     assert probs.sum(1).tolist() == [1, 1]
+    for make, config in ((DQN, DQNConfig), (C51, C51Config)):
+        clumsy_agent = make(
+            Line.observation_space, Line.action_space, config(epsilon_evaluation=0.3)
+        )
+        before = clumsy_agent.exploration.generators["evaluation"].get_state()
+        given = NormalizedAgent(clumsy_agent, ObsNorm())
+        seen = given.obs_norm.normalize(obs)
+        for found, view in ((AgentHuman(clumsy_agent, 3), seen), (AgentHuman(given, 3), obs)):
+            assert found.probs(view).sort(1).values.tolist() == [pytest.approx([0.1, 0.1, 0.8])] * 2
+        # the suite's own stream draws, not the agent's
+        assert torch.equal(before, clumsy_agent.exploration.generators["evaluation"].get_state())
+        greedy = clumsy_agent.probs(obs).argmax(1)
+        acts = [clumsy_agent.act(obs, explore=False)[0] for _ in range(200)]
+        assert 0.7 < (torch.stack(acts) == greedy).double().mean() < 0.9
     lean = torch.tensor([[0, 0, 0.1, 0], [0, 0, -0.1, 0]])
     assert torch.allclose(
         cartpole_angle().probs(lean), torch.tensor([[0.05, 0.95], [0.95, 0.05]]).double()

@@ -3,13 +3,14 @@
 Reference figures are those of a prototype of ours (the paper's were never published).
 """
 
+import sys
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from advice_cases import budget_by_lp, plan_by_loops, random_model
+from advice_cases import plan_by_loops, random_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_advice import one_step
@@ -21,6 +22,7 @@ from torch.testing import assert_close
 from rlsuite.advice import AdviceModel, to_mixture
 from rlsuite.agents import advice_budget
 from rlsuite.agents.advice_budget import plan_budget
+from rlsuite.agents.advice_lp import plan_budget_lp
 from rlsuite.agents.advice_planning import (
     backward,
     blind,
@@ -225,11 +227,19 @@ def test_the_budget_by_price_equals_the_linear_program(seed: int) -> None:
     free = model.start(evaluate(model, plan(model, H).policy).advices).min()
     budgets = [0.0, 0.3 * float(free), 0.8 * float(free), 100.0]
     found = plan_budget(model, H, budgets)
-    kernel, reward = (x.numpy() for x in model.induced())
-    for n in range(5):
-        for d, budget in enumerate(budgets):
-            best = budget_by_lp(kernel[n], reward[n], model.initial[0].numpy(), H, budget)
-            assert float(found.value[n, d]) == pytest.approx(best, abs=1e-9)
+    program = plan_budget_lp(model, H, budgets)
+    assert_close(program.value, found.value, rtol=0, atol=1e-9)
+    assert (program.advices <= torch.tensor(budgets, dtype=torch.float64) + 1e-9).all()
+    for n in range(5):  # its policies, stage by stage in the induced problem, are worth that
+        kernel, reward = (x[n] for x in model.induced())
+        at = model.initial.expand(len(budgets), -1)
+        gross, advices = torch.zeros((2, len(budgets)), dtype=torch.float64)
+        for h in range(H):
+            x = at[..., None] * program.policy[n, :, h]
+            gross, advices = gross + (x * reward).sum((1, 2)), advices + x[..., :-1].sum((1, 2))
+            at = torch.einsum("dsm,smt->dt", x, kernel)
+        assert_close(gross, found.value[n], rtol=0, atol=1e-9)
+        assert_close(advices, program.advices[n], rtol=0, atol=1e-9)
     first, second = (evaluate(model, policy) for policy in found.policies)
     for attribute, promised in (("gross", found.value), ("advices", found.advices)):
         reached = [model.start(getattr(x, attribute)) for x in (first, second)]
@@ -380,10 +390,15 @@ def test_flappy_on_a_budget() -> None:
     assert numbers(found.advices)[:7] == pytest.approx(budgets[:7], abs=1e-9)
     gain = found.value - found.value[:, :1]
     assert 0.765 < float(gain[0, 3] / gain[0, -1]) < 0.775
-    kernel, reward = (x[0].numpy() for x in model.induced())
-    for budget, value in ((1.0, found.value[0, 1]), (5.0, found.value[0, 4])):
-        best = budget_by_lp(kernel, reward, model.initial[0].numpy(), FLAPPY_HORIZON, budget)
-        assert float(value) == pytest.approx(best, abs=1e-9)
+    program = plan_budget_lp(model, FLAPPY_HORIZON, [1.0, 5.0])
+    assert_close(program.value, found.value[:, [1, 4]], rtol=0, atol=1e-9)
+
+
+def test_the_program_names_what_it_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("scipy", "scipy.sparse", "scipy.optimize"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(UserError, match="the lp extra"):
+        plan_budget_lp(one_step(), 1, 1.0)
 
 
 def test_who_panics_beside_the_cliff_is_better_left_alone() -> None:
@@ -395,6 +410,17 @@ def test_who_panics_beside_the_cliff_is_better_left_alone() -> None:
     assert told == pytest.approx([-23.585, -28.967, -33.476, -26.745, -13], abs=6e-4)
     aware = numbers(model.start(plan(model, CLIFF_HORIZON).value))
     assert aware == pytest.approx([-17, -16.999, -16.960, -16.372, -13], abs=6e-4)
+
+
+def test_whose_hand_is_unsteady_everywhere_on_the_cliff_is_better_advised() -> None:
+    """Every fifth move is random, 60 stages: blind advice helps too, aware advice more."""
+    calm = cliff_panic([[[x]] for x in (0.5, 0.7)], panic=0.0)
+    model = replace(calm, human=0.8 * calm.human + 0.2 / 4)
+    assert numbers(returns(model, silence(model, 60))) == pytest.approx([-29.558] * 2, abs=6e-4)
+    told = numbers(returns(model, blind(model, 60)))
+    assert told == pytest.approx([-25.554, -23.879], abs=6e-4)
+    aware = numbers(model.start(plan(model, 60).value))
+    assert aware == pytest.approx([-22.095, -19.774], abs=6e-4)
 
 
 def test_frozen_lake_with_a_uniform_human() -> None:

@@ -12,7 +12,7 @@ import torch
 from test_advice_env import Line, advice, envs
 from torch import Tensor
 
-from rlsuite.advice_report import Score, Silent, find_oracle, measure, report, table
+from rlsuite.advice_report import Score, Silent, compare, find_oracle, measure, report, table
 from rlsuite.agents.advice_planning import blind, evaluate, plan, silence
 from rlsuite.build import build_evaluation, train
 from rlsuite.cli import main
@@ -188,8 +188,15 @@ def test_a_report_of_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert several[3 * len(plain) :] == ["", *lines]
     two = printed("dqn", "dqn")
     assert two == [f"{tmp_path / 'dqn'}, {plain[0]}", *plain[1:]] * 2
-    episodes = [json.loads(line) for line in printed("a", "b", "--json")]
+    *episodes, advisors = (json.loads(line) for line in printed("a", "b", "--json"))
     assert [len(episode["returns"]) for episode in episodes] == [4, 4]
+    found = compare([tmp_path / name for name in "ab"], episodes=4)
+    assert list(advisors["advisors"]) == list(found)
+    for name, seeds in found.items():
+        told = advisors["advisors"][name]
+        assert [score["net"] for score in told] == [score.net for score in seeds]
+        assert all(score["regret"] is None for score in told)  # there are no tables
+    assert [len(json.loads(line)["returns"]) for line in printed("dqn", "--json")] == [4]
     assert "no section advice" in printed("a", "dqn", code=2)[0]
     assert printed("a", "b", "--perturb", "mass=1", code=2) == [
         "error: --perturb is for one run, not 2"

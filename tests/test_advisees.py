@@ -1,12 +1,22 @@
 """People from section ``advice`` of a config: by import path, or an earlier run of the suite."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from rlsuite.build import build_agent, build_envs, evaluate_run, load, train
+from rlsuite.build import (
+    build_agent,
+    build_envs,
+    evaluate_run,
+    load,
+    load_state,
+    resume,
+    train,
+)
+from rlsuite.checkpoint import CheckpointStore
 from rlsuite.cli import main
 from rlsuite.config import load_experiment
 from rlsuite.envs.humans import StickyHuman, cartpole_angle
@@ -54,6 +64,32 @@ def test_a_run_of_the_suite_is_advised(tmp_path: Path) -> None:
     picture = str(tmp_path / "advised.gif")
     assert main(["enjoy", str(tmp_path / "advised"), "--video", picture]) == 0
     assert Path(picture).exists()
+
+
+def test_who_is_advised_stays_the_same(tmp_path: Path) -> None:
+    """The human's run goes on: who resumes or evaluates is told. A checkpoint can be named."""
+    novice, advised = tmp_path / "novice", tmp_path / "advised"
+    train(load_experiment("dqn/cartpole", SHORT), novice, quiet=True)
+    checkpoint = novice / "checkpoints" / f"{200:012d}"
+    people = {"advice.human_kwargs": "{}", "advice.human": str(novice)}
+    train(load_experiment("aadqn/cartpole", SHORT | people), advised, quiet=True)
+    fixed = people | {"advice.human": str(checkpoint)}
+    train(load_experiment("aadqn/cartpole", SHORT | fixed), tmp_path / "fixed", quiet=True)
+    resume(advised, quiet=True)
+    record = json.loads((advised / "experiment.json").read_text())
+    assert record["human"]["checkpoint"] == checkpoint.name
+
+    store = CheckpointStore(novice / "checkpoints")
+    store.save(300, {**load_state(novice), "more": 1})
+    for go_on in (lambda: resume(advised, quiet=True), lambda: evaluate_run(advised)):
+        with pytest.raises(
+            UserError, match=f"at checkpoint {300:012d}, and the run had {200:012d}"
+        ):
+            go_on()
+    resume(tmp_path / "fixed", quiet=True)
+    store.save(300, load_state(checkpoint))  # the same agent under another name: still another
+    with pytest.raises(UserError, match="at checkpoint"):
+        resume(advised, quiet=True)
 
 
 KNOWN = {"agent.known_human": "true", "advice.human_kwargs": "{}"}

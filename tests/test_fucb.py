@@ -16,14 +16,14 @@ from rlsuite.errors import UserError
 from rlsuite.rng import generator
 
 
-def watch(model: AdviceModel, defers: bool, runs: int = 20, horizon: int = 2500) -> FUCB:
+def watch(model: AdviceModel, defers: bool, runs: int = 200, horizon: int = 500) -> FUCB:
     """What uniformly random advice shows, with or without saying nothing at times."""
     task = AdviceTask(model, horizon, runs=runs)
     advisor, gen = FUCB(task), generator(0, "watch")
     choices = model.actions + defers
     policy = torch.randint(0, choices, (runs, horizon, model.states), generator=gen)
     advisor.learn(World(model, runs).play(policy, gen))
-    advisor.executed = advisor.executed.sum(0, keepdim=True)  # as one run of 50,000 steps
+    advisor.executed = advisor.executed.sum(0, keepdim=True)  # as one run of 100,000 steps
     return advisor
 
 

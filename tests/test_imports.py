@@ -94,6 +94,7 @@ LAYERS: list[list[str]] = [
         "agents.drpg",
         "agents.advice_planning",
         "agents.advice_budget",
+        "agents.advice_lp",
         "agents.advice_estimates",
         "agents.advice_learning",
         "agents.ucb_ad",

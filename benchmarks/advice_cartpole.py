@@ -1,0 +1,152 @@
+"""CartPole with advice at 0.2 that half is followed: aware, agnostic and blind, one run a seed.
+
+    python benchmarks/advice_cartpole.py --jobs 2 --out benchmarks/results/advice-cartpole.json
+
+Everything is as in the configs, and ``rlsuite evaluate RUN... --json`` measures the same: without
+exploration, in 100 episodes that are the same for all. A run that was stopped goes on, and one that
+is done is not trained again. Demanded of AADQN: a mean net return of 200 or more and no seed below
+170; advice in at most 40 % of the steps; a mean 30 above the agnostic one's and 100 above the blind
+one's, who always advises; and a mean probability that its advice is executed, over all advices in
+the states it comes to, within 0.05 of the truth.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import platform
+import subprocess
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from importlib.metadata import version
+from multiprocessing import get_context
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import torch
+
+from rlsuite.advice import to_exclusive
+from rlsuite.advice_report import compare, table, to_json
+from rlsuite.build import build_evaluation, load, resume, train
+from rlsuite.config import load_experiment
+from rlsuite.envs import AdviceVectorEnv
+
+COMMIT = ["git", "describe", "--always", "--dirty", "--abbrev=40"]
+AWARE, AGNOSTIC, BLIND = "aadqn/cartpole", "dqn/advice_cartpole", "blind_dqn/cartpole"
+CONFIGS = (AWARE, AGNOSTIC, BLIND, "blind_dqn/cartpole_threshold")
+EPISODES, STEPS = 100, 500
+LEAST_NET, LEAST_SEED, MOST_RATE, OVER_AGNOSTIC, OVER_BLIND, WITHIN = 200, 170, 0.4, 30, 100, 0.05
+
+Rows = list[dict[str, Any]]
+
+
+def run(task: tuple[str, int], *, runs: Path, shared: dict[str, str]) -> Path:
+    """Train one seed of a config, or go on with it; its folder."""
+    name, seed = task
+    folder = runs / f"{name.replace('/', '-')}-seed{seed}"
+    if (folder / "experiment.json").exists():
+        resume(folder, quiet=True)
+    else:
+        train(load_experiment(name, shared | {"run.seed": str(seed)}), folder, quiet=True)
+    return folder
+
+
+def believed(folder: Path) -> tuple[float, float]:
+    """Mean P(a = m | s, m) over all advices m in the states the advisor comes to: as it believes,
+    and in truth."""
+    experiment, agent = load_experiment(AWARE), load(folder)
+    assert experiment.advice is not None
+    config = replace(experiment.run, evaluation_episodes=16)
+    envs = build_evaluation(replace(experiment, run=config), None)
+    assert isinstance(envs, AdviceVectorEnv)
+    obs, sums = envs.reset(0), torch.zeros(2, dtype=torch.float64)
+    for _ in range(STEPS):
+        human = envs.people.human.probs(obs)
+        truth = to_exclusive(torch.full_like(human, float(experiment.advice.adherence)), human)
+        sums += torch.stack([agent.believe(obs)[1].double().mean(), truth.mean()]) / STEPS
+        obs = envs.step(agent.act(obs, explore=False)[0]).obs
+    envs.close()
+    return float(sums[0]), float(sums[1])
+
+
+def best_seen(folder: Path) -> float:
+    """The best mean net return of the evaluations along training, of few episodes each."""
+    record = json.loads((folder / "evaluation.json").read_text())
+    return max(mean(evaluation["returns"]) for evaluation in record["evaluations"])
+
+
+def verdict(rows: Rows) -> dict[str, Any]:
+    """What is demanded, with the numbers, and whether it is met."""
+    by_config = {name: [row for row in rows if row["config"] == name] for name in CONFIGS}
+    net = {name: mean(row["net"] for row in found) for name, found in by_config.items()}
+    aware = by_config[AWARE]
+    rate = mean(row["rate"] for row in aware)
+    lowest = min(row["net"] for row in aware)
+    error = mean(row["theta_ex"] - row["theta_ex, truth"] for row in aware)
+    checks = {
+        f"aware: mean net >= {LEAST_NET}": (net[AWARE], net[AWARE] >= LEAST_NET),
+        f"aware: net of every seed >= {LEAST_SEED}": (lowest, lowest >= LEAST_SEED),
+        f"aware: share of steps advised <= {MOST_RATE}": (rate, rate <= MOST_RATE),
+        f"aware - agnostic: mean net >= {OVER_AGNOSTIC}": (
+            net[AWARE] - net[AGNOSTIC],
+            net[AWARE] - net[AGNOSTIC] >= OVER_AGNOSTIC,
+        ),
+        f"aware - blind: mean net >= {OVER_BLIND}": (
+            net[AWARE] - net[BLIND],
+            net[AWARE] - net[BLIND] >= OVER_BLIND,
+        ),
+        f"aware: mean theta_ex within {WITHIN} of the truth": (error, abs(error) <= WITHIN),
+    }
+    return {name: {"value": value, "met": met} for name, (value, met) in checks.items()}
+
+
+def main() -> int:
+    """Print the table and what is demanded, and write everything; 1 if a demand is not met."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--transitions", type=int, help="default: the configs'")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
+    parser.add_argument("--runs", type=Path, default=Path("runs/advice-cartpole"))
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    commit = subprocess.run(COMMIT, capture_output=True, text=True, check=False).stdout.strip()
+    total = options.transitions
+    shared = {"plan.total_transitions": str(total)} if total else {}
+    tasks = [(name, seed) for seed in options.seeds for name in CONFIGS]
+    with ProcessPoolExecutor(options.jobs, mp_context=get_context("spawn")) as pool:
+        work = functools.partial(run, runs=options.runs, shared=shared)
+        folders = dict(zip(tasks, pool.map(work, tasks), strict=True))
+    scores, rows = {}, []
+    for name in CONFIGS:
+        own = [folders[name, seed] for seed in options.seeds]
+        found = compare(own, episodes=EPISODES)
+        alone = found.pop("human")
+        (scores[name],) = found.values()
+        for folder, seed, score in zip(
+            own, options.seeds, to_json(found).popitem()[1], strict=True
+        ):
+            row = {"config": name, "seed": seed, **score, "best net seen": best_seen(folder)}
+            if name == AWARE:
+                row["theta_ex"], row["theta_ex, truth"] = believed(folder)
+            rows.append(row)
+    result = {
+        "command": " ".join(["python benchmarks/advice_cartpole.py", *sys.argv[1:]]),
+        "commit": commit,
+        "machine": platform.platform(),
+        "versions": {name: version(name) for name in ("torch", "numpy", "gymnasium")},
+        "demanded": verdict(rows),
+        "human alone": to_json({"": alone})[""][0],
+        "runs": rows,
+    }
+    if options.out:
+        options.out.write_text(json.dumps(result, indent=1) + "\n")
+    print(table({"human alone": alone, **scores}))
+    print(json.dumps(result["demanded"], indent=1))
+    return 0 if all(check["met"] for check in result["demanded"].values()) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
