@@ -109,7 +109,7 @@ class ExecutedValues(nn.Module):
         """(B, 2, X), unaided and advised, of (B, D) features and the (B, 1) cost, from 0 to 1."""
         given = torch.cat([features, cost], 1) if self.conditioned else features
         values: Tensor = self.head(given)
-        return values.unflatten(1, (-1, self.actions)).expand(-1, 2, -1)
+        return values.view(len(values), -1, self.actions).expand(-1, 2, -1)
 
 
 class AADQN:
@@ -181,6 +181,7 @@ class AADQN:
     def act(self, obs: Tree, *, explore: bool = True) -> tuple[Tensor, dict[str, Tensor]]:
         """(N,) int64 epsilon-greedy advice; nothing to store beside it."""
         seen = to_device(obs, self.device)
+        assert isinstance(seen, Tensor)
         features = self.values.encoder(seen)
         cost = features.new_full((len(features), 1), self.cost)
         human, theta = beliefs(self._people(seen, features))
@@ -244,6 +245,7 @@ class AADQN:
         it; chosen by the online values (Double DQN, arXiv 1509.06461, eq. 4). Where no advice is
         heard any more that is the human's value.
         """
+        assert isinstance(batch.next_obs, Tensor)
         features = self.values.encoder(batch.next_obs)
         scaled = self._scaled(cost)
         human, theta = beliefs(self._people(batch.next_obs, features))

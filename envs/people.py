@@ -85,7 +85,7 @@ class People:
             raise UserError(f"cost {cost} must be 0 or more, budget {budget} 1 or more, or None")
         if form not in ("mixture", "exclusive"):
             raise UserError(f"form is {form!r}, has to be mixture or exclusive")
-        model = adherence if hasattr(adherence, "theta") else _constant(adherence)
+        model: Any = adherence if hasattr(adherence, "theta") else _constant(adherence)
         self.actions, self.human, self.cost = int(action_space.n), human, cost
         self.form, self.budget = form, budget
         self.adherence: Adherence = model

@@ -296,7 +296,7 @@ class NormalizedAgent:
         """The agent's own, if it has any, for observations as the environment gives them."""
         agent: Any = self.agent
         probs = agent.probs
-        return lambda obs: probs(self.obs_norm.normalize(obs))  # type: ignore[no-any-return]
+        return lambda obs: probs(self.obs_norm.normalize(obs))
 
 
 def load(folder: str | Path) -> Any:
