@@ -107,6 +107,7 @@ class MAPPO:
             rollout.extra["log_prob"].flatten(0, 1).T.flatten(),
             standardized(advantage.expand_as(alive).T.flatten(), alive.T.flatten()),
             alive.T.flatten(),
+            "alive" in obs,
         )
         metrics = improve(
             self.policy, self.optimizer, rows, self._batches(len(rows.alive)), self.config

@@ -52,17 +52,50 @@ def make_optimizer(
 
 
 def descend(
-    loss: Tensor, optimizer: torch.optim.Optimizer, max_grad_norm: float | None = None
+    loss: Tensor,
+    optimizer: torch.optim.Optimizer,
+    max_grad_norm: float | None = None,
+    *,
+    going: Tensor | None = None,
 ) -> None:
     """One optimizer step down the gradient of ``loss``, in its own parameters alone.
 
-    A gradient longer than ``max_grad_norm``, over all parameters, is scaled down to it.
+    A gradient longer than ``max_grad_norm``, over all parameters, is scaled down to it. Where
+    ``going`` is false the step is undone, and the host need not know: a bool, or of the shape of
+    the parameters; then what the optimizer keeps for all of them, its count of steps, goes on.
     """
     params = [p for group in optimizer.param_groups for p in group["params"]]
+    if going is not None:
+        before = [p.detach().clone() for p in params]
+        kept = [
+            {k: t.clone() for k, t in optimizer.state.get(p, {}).items() if isinstance(t, Tensor)}
+            for p in params
+        ]
     torch._foreach_copy_([p.grad for p in params], torch.autograd.grad(loss, params))
     if max_grad_norm is not None:
         nn.utils.clip_grad_norm_(params, max_grad_norm)
     optimizer.step()
+    if going is not None:
+        _undo_unless(going, optimizer, params, before, kept)
+
+
+@torch.no_grad()
+def _undo_unless(
+    going: Tensor,
+    optimizer: torch.optim.Optimizer,
+    params: list[nn.Parameter],
+    before: list[Tensor],
+    kept: list[dict[str, Tensor]],
+) -> None:
+    """Take parameters and the optimizer's state back to what they were."""
+    for p, old, state in zip(params, before, kept, strict=True):
+        p.copy_(torch.where(going, p, old))
+        for key, now in optimizer.state[p].items():
+            if not isinstance(now, Tensor) or now.ndim < going.ndim:
+                continue
+            if now.device == going.device:  # a count on the host would have to wait for the device
+                # What the first step has made began at zero.
+                now.copy_(torch.where(going, now, state.get(key, 0.0)))
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer) -> State:

@@ -13,7 +13,7 @@ from hatd3_cases import BOXES
 
 from rlsuite.agents.happo import HAPPO
 from rlsuite.agents.hasac import HASAC, HASACConfig
-from rlsuite.agents.hatd3 import HATD3
+from rlsuite.agents.hatd3 import HATD3, HATD3Config
 from rlsuite.errors import UserError
 
 SMALL = {"hidden": (16, 16), "lr_actor": 1e-2, "lr_critic": 1e-2, "initial_temperature": 0.3}
@@ -22,6 +22,8 @@ SMALL = {"hidden": (16, 16), "lr_actor": 1e-2, "lr_critic": 1e-2, "initial_tempe
 def tensors(tree: Any, prefix: str = "") -> dict[str, torch.Tensor]:
     if isinstance(tree, torch.Tensor):
         return {prefix: tree}
+    if isinstance(tree, list):
+        tree = dict(enumerate(tree))
     if isinstance(tree, dict):
         return {
             k: v
@@ -155,7 +157,7 @@ def test_log_probabilities_of_heads_are_summed() -> None:
 
 
 def test_the_dead_do_not_teach() -> None:
-    """What a dead agent observes changes neither its own policy nor, with views, the critics."""
+    """What a dead agent observes changes neither its own policy nor the critics."""
     spaces = make_spaces(MIXED, views=True, masked=True)
     ends = []
     for garbage in (0.0, 1.0):
@@ -164,16 +166,84 @@ def test_the_dead_do_not_teach() -> None:
         obs: Any = batch.obs
         dead = obs["alive"][:, 1] == 0
         assert dead.any()
-        obs["state"]["discrete"][dead] += garbage
         # Not the same on all numbers: the layer normalisation would hide that.
         obs["agents"]["discrete"][dead] *= torch.tensor([1.0, 1.0 - 3.0 * garbage, 1.0 + garbage])
         obs["alive"][:, [0, 2]] = 1
         agents[0].learn(batch, [0])
-        obs["state"]["discrete"][dead] -= garbage  # the living climb all views
         agents[1].learn(batch, [1])
         critic = [p.detach() for p in agents[0].critic.parameters()]
         ends.append((parameters(agents[1], "discrete"), critic))
     torch.testing.assert_close(ends[0], ends[1])
+
+
+BOTH = pytest.mark.parametrize(
+    ("make", "agents", "config"),
+    [
+        (HASAC, MIXED, HASACConfig(**SMALL)),
+        (HASAC, MIXED, HASACConfig(gradient="gumbel", normalize_values=True, **SMALL)),
+        (HATD3, BOXES, HATD3Config(hidden=(16,), policy_period=1)),
+    ],
+    ids=["exact", "gumbel", "hatd3"],
+)
+
+
+@BOTH
+def test_nothing_comes_from_views_of_the_dead(make: Any, agents: Any, config: Any) -> None:
+    """Neither targets, value statistics and priorities, nor what the living climb, nor metrics."""
+    spaces, ends = make_spaces(agents, views=True, masked=True), []
+    for garbage in (0.0, 100.0):
+        agent, batch = make(*spaces, config), make_batch(*spaces)
+        for obs in (batch.obs, batch.next_obs):
+            for i, name in enumerate(agent.names):
+                dead = obs["alive"][:, i] == 0  # type: ignore[index]
+                obs["state"][name][dead] += garbage  # type: ignore[index]
+        found = agent.learn(batch, [2, 0, 1])
+        ends.append(tensors(agent.state_dict()) | found.metrics | {"priority": found.priority})
+    assert all(torch.equal(value, ends[1][name]) for name, value in ends[0].items())
+
+
+def test_the_return_goes_on_after_a_death() -> None:
+    """Agent 1 dies in the step: the target of its last view has the mean of what the others' next
+    views are worth, where nobody knows what its own is."""
+    spaces = make_spaces(MIXED, views=True, masked=True)
+    agent, batch = HASAC(*spaces, HASACConfig(**SMALL)), make_batch(*spaces)
+    batch.next_obs["alive"][:] = torch.tensor([1, 0, 1])  # type: ignore[index]
+    first, dead, last = agent._target(batch, torch.full((3,), 0.1))
+    assert not torch.allclose(first, last)
+    torch.testing.assert_close(dead, (first + last) / 2)
+
+
+@BOTH
+@pytest.mark.parametrize("before", [0, 2])
+def test_where_an_agent_lives_nowhere_it_stays_as_it_is(
+    make: Any, agents: Any, config: Any, before: int
+) -> None:
+    """Neither policy nor temperature moves, nor what their optimizers keep: momentum included."""
+    spaces = make_spaces(agents, masked=True)
+    agent, (first, name, _) = make(*spaces, config), agents
+    for seed in range(before):
+        agent.update(make_batch(*spaces, seed=seed))
+
+    def state(name: str) -> torch.Tensor:
+        saved = agent.state_dict()
+        parts = tensors([saved[key][name] for key in ("actors", "actor_optimizers")])
+        return torch.cat([part.flatten().float() for part in parts.values()]).clone()
+
+    def temperatures() -> torch.Tensor:
+        saved = agent.state_dict().get("temperature", {})
+        return torch.stack([t for t in tensors(saved).values() if t.ndim] or [torch.arange(3.0)])
+
+    old, moving, alpha = state(name), state(first), temperatures().clone()
+    batch = make_batch(*spaces, seed=9)
+    batch.obs["alive"][:] = torch.tensor([1, 0, 1])  # type: ignore[index]
+    agent.learn(batch, [0, 1, 2])
+    new = state(name)
+    assert torch.equal(new[: len(old)], old) and not new[len(old) :].any()
+    assert not torch.equal(state(first)[: len(moving)], moving)
+    after = temperatures()
+    assert torch.equal(after[: len(alpha), 1], alpha[:, 1]) and not after[len(alpha) :, 1].any()
+    if make is HASAC:
+        assert (after[0, [0, 2]] != alpha[0, [0, 2]]).all()
 
 
 def test_the_dead_have_no_entropy() -> None:
@@ -209,11 +279,11 @@ def test_the_sum_over_actions_is_what_samples_give_on_average() -> None:
         agent.critic.net.weights[-1].mul_(10.0)  # values that differ
     first = agent.critic.state_part(torch.full((n, 1), 0.5))
     logits = torch.tensor([[0.3, -0.5, 0.1]], requires_grad=True)
-    exact, negative = agent._exact_loss(logits, 0, first[:, :1].clone(), None, temperature)
+    exact, negative = agent._exact_loss({}, 0, logits, first[:, :1].clone(), temperature)
     (slope,) = torch.autograd.grad(exact.sum(), logits)
     many = logits.detach().repeat(n, 1).requires_grad_()
     state = agent.noise.get_state()
-    loss, log_prob = agent._sampled_loss(many, 0, first, None, temperature)
+    loss, log_prob = agent._sampled_loss({}, 0, many, first, temperature)
     agent.noise.set_state(state)  # the same draws again
     taken = agent.actors["only"].draw(many, None, agent.noise)
     (score,) = torch.autograd.grad((agent.actors["only"].log_pi(many, None) * taken).sum(), many)
