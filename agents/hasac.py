@@ -47,15 +47,21 @@ from rlsuite.teams import (
     views_of,
 )
 from rlsuite.tree import to_device
-from rlsuite.types import Batch, State, Tree, Update
+from rlsuite.types import Batch, Metrics, State, Tree, Update
 
 METRICS = {
     "loss/critic": "Loss of the temporal-difference errors, summed over the critics.",
     "loss/actor": "temperature * log pi - Q, the loss of a policy; mean over agents.",
     "loss/temperature": "The loss of a log temperature; mean over agents.",
     "value/q": "Mean of the critics' values of the batch.",
+    "value/q_std": "Standard deviation of those values.",
     "policy/entropy": "Entropy of a policy in nats; mean over agents.",
+    "policy/entropy_min": "The least of the agents' entropies.",
+    "policy/entropy_max": "The greatest of the agents' entropies.",
     "policy/temperature": "Weight of the entropy against the reward; mean over agents.",
+    "policy/temperature_min": "The least of the agents' temperatures.",
+    "policy/temperature_max": "The greatest of the agents' temperatures; if it keeps rising, one "
+    "agent cannot hold its entropy: lower its agent.entropy_share.",
 }
 MOST_EXACT_ACTIONS = 32
 """With more actions than this the sum over an agent's actions costs more than it brings."""
@@ -243,25 +249,24 @@ class HASAC:
         the views of the state.
         """
         temperature = self.temperature.value().expand(len(self.names))
-        critic_loss, value, error = self._improve_critics(batch, temperature)
+        metrics, error = self._improve_critics(batch, temperature)
         found = self._improve_actors(batch, temperature, order)
         excess = torch.zeros_like(temperature)
         for i, turn in zip(order, found, strict=True):
-            excess[i] = turn.pop("excess")
+            excess[i] = turn["excess"]
         temperature_loss = self.temperature.update(excess, lived(batch.obs))
         move_target(self.target.parameters(), self.critic.parameters(), self.config.target_rate)
-        means = {name: torch.stack([turn[name] for turn in found]).mean() for name in found[0]}
-        metrics = {
-            "loss/critic": critic_loss,
+        entropy = torch.stack([turn["entropy"] for turn in found])
+        metrics |= {
+            "loss/actor": torch.stack([turn["loss"] for turn in found]).mean(),
             "loss/temperature": temperature_loss.mean(),
-            "value/q": value,
-            "policy/temperature": temperature.mean(),
-            **means,
+            **_mean_and_ends("policy/entropy", entropy),
+            **_mean_and_ends("policy/temperature", temperature),
         }
         return Update(metrics, priority=error.abs().mean(0).amax(0))
 
-    def _improve_critics(self, batch: Batch, temperature: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The loss, the mean value, and the (K, views, B) errors."""
+    def _improve_critics(self, batch: Batch, temperature: Tensor) -> tuple[Metrics, Tensor]:
+        """METRICS of the critics, and the (K, views, B) errors."""
         assert isinstance(batch.reward, Tensor) and isinstance(batch.action, dict)
         views = views_of(batch.obs, self.names)
         weight = view_weights(views, batch.obs, self.names)
@@ -281,10 +286,16 @@ class HASAC:
             )
         loss = (batch.weight * weight * penalty).mean((1, 2)).sum()
         descend(loss, self.critic_optimizer, self.config.max_grad_norm)
-        mean = (value.detach() * weight).mean()
-        mean = self.value_norm.denormalize(mean) if self.value_norm else mean
+        value = value.detach()
+        mean = (value * weight).mean()
+        variance = ((value - mean).square() * weight).mean()
+        metrics = {
+            "loss/critic": loss.detach(),
+            "value/q": self._denormalized(mean),
+            "value/q_std": self._scaled(variance.sqrt()),
+        }
         # What is not learned from has no error that could shrink.
-        return loss.detach(), mean, error.detach() * (weight > 0)
+        return metrics, error.detach() * (weight > 0)
 
     def _target(self, batch: Batch, temperature: Tensor) -> Tensor:
         """(views, B) targets: reward and the soft value of the next state (section 4.2)."""
@@ -309,7 +320,7 @@ class HASAC:
     def _improve_actors(
         self, batch: Batch, temperature: Tensor, order: Sequence[int]
     ) -> list[dict[str, Tensor]]:
-        """Every agent's turn (section 4.3); what each has to report, in the order of the turns."""
+        """Every agent's turn (section 4.3); what each returns, in the order of the turns."""
         views = views_of(batch.obs, self.names)
         alive = alive_of(batch.obs, self.names, len(batch.discount), self.device)
         weights, living = alive / alive.mean(0).clamp(min=1e-8), lived(batch.obs)
@@ -348,10 +359,11 @@ class HASAC:
             output: of the agent's network for ``obs``.
             others: (K, views * B, units) sum of the first layer but for the agent's action.
             weight: (B,) 0 where the agent is dead; the mean is 1.
-            going: 0-d bool, false if it is dead everywhere: then nothing moves; None if nobody dies.
+            going: 0-d bool, false if it is dead everywhere: then nothing moves. None if agents
+                cannot die.
 
         Returns:
-            Beside what METRICS names, "excess": the entropy that is missing, in nats.
+            The loss, the entropy, and "excess": the entropy that is missing, in nats.
         """
         name, actor = self.names[i], self.actors[self.names[i]]
         mask, old = mask_of(obs, name), output.detach()
@@ -369,8 +381,8 @@ class HASAC:
         log_prob = log_prob.detach()
         excess = log_prob + actor.target_entropy(self.shares[name], mask)
         return {
-            "loss/actor": loss.detach(),
-            "policy/entropy": -(weight * log_prob).mean(),
+            "loss": loss.detach(),
+            "entropy": -(weight * log_prob).mean(),
             "excess": (weight * excess).mean(),
         }
 
@@ -453,6 +465,11 @@ class HASAC:
             self.value_norm.load_state_dict(state["value_norm"])
         self.noise.set_state(state["noise"])
         self.orders.bit_generator.state = state["orders"]
+
+
+def _mean_and_ends(name: str, values: Tensor) -> Metrics:
+    """The mean over the agents, the least and the greatest."""
+    return {name: values.mean(), f"{name}_min": values.min(), f"{name}_max": values.max()}
 
 
 def _shares(share: float | dict[str, float], names: list[str]) -> dict[str, float]:

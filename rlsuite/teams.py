@@ -19,11 +19,16 @@ from rlsuite.types import Tree
 
 
 def agent_spaces(
-    observation_space: gym.Space[Any], action_space: gym.Space[Any], algorithm: str
+    observation_space: gym.Space[Any],
+    action_space: gym.Space[Any],
+    algorithm: str,
+    *,
+    flattens: bool = False,
 ) -> dict[str, tuple[gym.Space[Any], gym.Space[Any]]]:
     """By agent its observation and action space.
 
-    Raises UserError, which names the ``algorithm``, unless the spaces are keyed by agent.
+    Raises UserError, which names the ``algorithm``, unless the spaces are keyed by agent and, if it
+    does not flatten them, observations are Boxes.
     """
     keyed = isinstance(observation_space, gym.spaces.Dict) and isinstance(
         action_space, gym.spaces.Dict
@@ -34,6 +39,12 @@ def agent_spaces(
             f'{{"agents": ..., "state": ...}}; this one has {observation_space}'
         )
     observations = observation_space["agents"]  # type: ignore[index]
+    for name, space in observations.items():
+        if not flattens and not isinstance(space, gym.spaces.Box):
+            raise UserError(
+                f"{algorithm} needs Box observations, but those of {name} are {space}: make them "
+                "one Box, as gymnasium.spaces.flatten_space does"
+            )
     return {name: (observations[name], space) for name, space in action_space.items()}  # type: ignore[attr-defined]
 
 

@@ -114,6 +114,10 @@ class Naive:
         views = [state] if isinstance(state, Tensor) else [state[n] for n in self.agent.names]
         return torch.stack([critic(view, actions) for view in views], 1)
 
+    def climbed(self, obs: Any, actions: list[Tensor]) -> Tensor:
+        """(B,)."""
+        return mean_of_living(self.value(self.agent.critic, obs, actions).min(0).values, obs)
+
     def policy(self, obs: Any, name: str) -> tuple[Any, Tensor, Tensor | None]:
         actor = self.agent.actors[name]
         return actor, actor(obs["agents"][name]), obs.get("mask", {}).get(name)
@@ -167,14 +171,14 @@ class Naive:
                 for k in range(actor.size):
                     one = F.one_hot(torch.tensor(k), actor.size).float().expand(len(w), -1)
                     actions = [*current[:i], one, *current[i + 1 :]]
-                    values.append(mean_of_living(self.value(a.critic, batch.obs, actions).min(0).values, batch.obs))
+                    values.append(self.climbed(batch.obs, actions))
                 p = log_pi.exp()
                 soft = (p * (alpha[name] * log_pi - torch.stack(values, 1).detach())).sum(1)
                 log_prob = (p * log_pi).sum(1)
             else:
                 action, log_prob = actor.sample(output, mask, a.noise)
                 actions = [*current[:i], action, *current[i + 1 :]]
-                value = mean_of_living(self.value(a.critic, batch.obs, actions).min(0).values, batch.obs)
+                value = self.climbed(batch.obs, actions)
                 soft = alpha[name] * log_prob - value
             self.step((w * soft).sum(), a.actor_optimizers[name])
             excess = log_prob + actor.target_entropy(a.shares[name], mask)
