@@ -67,10 +67,7 @@ def descend(
     params = [p for group in optimizer.param_groups for p in group["params"]]
     if going is not None:
         before = [p.detach().clone() for p in params]
-        kept = [
-            {k: t.clone() for k, t in optimizer.state.get(p, {}).items() if isinstance(t, Tensor)}
-            for p in params
-        ]
+        kept = [t.clone() for t in _state_of(optimizer)]
     torch._foreach_copy_([p.grad for p in params], torch.autograd.grad(loss, params))
     if max_grad_norm is not None:
         nn.utils.clip_grad_norm_(params, max_grad_norm)
@@ -85,17 +82,22 @@ def _undo_unless(
     optimizer: torch.optim.Optimizer,
     params: list[nn.Parameter],
     before: list[Tensor],
-    kept: list[dict[str, Tensor]],
+    kept: list[Tensor],
 ) -> None:
     """Take parameters and the optimizer's state back to what they were."""
-    for p, old, state in zip(params, before, kept, strict=True):
+    for p, old in zip(params, before, strict=True):
         p.copy_(torch.where(going, p, old))
-        for key, now in optimizer.state[p].items():
-            if not isinstance(now, Tensor) or now.ndim < going.ndim:
-                continue
-            if now.device == going.device:  # a count on the host would have to wait for the device
-                # What the first step has made began at zero.
-                now.copy_(torch.where(going, now, state.get(key, 0.0)))
+    state = _state_of(optimizer)
+    # What the first step has made began at zero.
+    for now, was in zip(state, kept or [0.0] * len(state), strict=True):
+        # A count that is kept on the host would have to wait for the device.
+        if now.ndim >= going.ndim and now.device == going.device:
+            now.copy_(torch.where(going, now, was))
+
+
+def _state_of(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    """All tensors that the optimizer keeps."""
+    return [t for s in optimizer.state.values() for t in s.values() if isinstance(t, Tensor)]
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer) -> State:
