@@ -204,6 +204,18 @@ def test_nothing_comes_from_views_of_the_dead(make: Any, agents: Any, config: An
     assert all(torch.equal(value, ends[1][name]) for name, value in ends[0].items())
 
 
+def test_value_statistics_are_those_of_the_living() -> None:
+    spaces = make_spaces(MIXED, views=True, masked=True)
+    agent = HASAC(*spaces, HASACConfig(normalize_values=True, **SMALL))
+    batch, target = make_batch(*spaces), torch.arange(48.0).view(3, 16)
+    agent._target = lambda *arguments: target.clone()  # type: ignore[method-assign]
+    agent._improve_critics(batch, torch.zeros(3))
+    living = target[batch.obs["alive"].T.bool()]  # type: ignore[index]
+    assert isinstance(agent.value_norm, ValueNorm) and len(living) < 48
+    found = torch.stack(agent.value_norm.mean_and_std())
+    torch.testing.assert_close(found, torch.stack([living.mean(), living.std(correction=0)]))
+
+
 def test_the_return_goes_on_after_a_death() -> None:
     """Agent 1 dies in the step: the target of its last view has the mean of what the others' next
     views are worth, where nobody knows what its own is."""
