@@ -89,7 +89,7 @@ def _undo_unless(
         p.copy_(torch.where(going, p, old))
     state = _state_of(optimizer)
     # What the first step has made began at zero.
-    for now, was in zip(state, kept or [0.0] * len(state), strict=True):
+    for now, was in zip(state, kept or [torch.zeros_like(t) for t in state], strict=True):
         # A count that is kept on the host would have to wait for the device.
         if now.ndim >= going.ndim and now.device == going.device:
             now.copy_(torch.where(going, now, was))
