@@ -240,8 +240,12 @@ class Rows(NamedTuple):
 
     def take(self, index: Tensor) -> Rows:
         """The (B,) int64 rows."""
-        *parts, can_die = self
-        return Rows(*(x if x is None else x.index_select(0, index) for x in parts), can_die)  # type: ignore[arg-type, attr-defined]
+        tensors: dict[str, Any] = {
+            name: value.index_select(0, index)
+            for name, value in self._asdict().items()
+            if isinstance(value, Tensor)
+        }
+        return self._replace(**tensors)
 
 
 def improve(
