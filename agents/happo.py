@@ -25,7 +25,16 @@ from rlsuite.returns import generalized_advantage
 from rlsuite.rng import derive_seed, generator
 from rlsuite.rollout_policies import Policy, make_policy
 from rlsuite.settings import Finite, Fraction, NonNegative, Positive, PositiveCount, settings
-from rlsuite.teams import agent_spaces, alive_of, mask_of, own, state_size, views_of
+from rlsuite.teams import (
+    agent_spaces,
+    alive_of,
+    mask_of,
+    of_living,
+    own,
+    state_size,
+    view_weights,
+    views_of,
+)
 from rlsuite.tree import map_tree, to_device
 from rlsuite.types import Metrics, Rollout, State, Tree, Update
 
@@ -165,6 +174,7 @@ class HAPPO:
                 # The factor is positive: it may as well stand inside of the least of the two.
                 factor * standardized(advantage[:, i % advantage.shape[1]], alive[:, i]),
                 alive[:, i],
+                "alive" in obs,
             )
             found.append(self._turn(name, rows))
             with torch.no_grad():
@@ -225,6 +235,17 @@ class Rows(NamedTuple):
     """(R,)."""
     alive: Tensor
     """(R,) float32: rows at 0 teach nothing."""
+    can_die: bool
+    """Whether there may be such rows."""
+
+    def take(self, index: Tensor) -> Rows:
+        """The (B,) int64 rows."""
+        tensors: dict[str, Any] = {
+            name: value.index_select(0, index)
+            for name, value in self._asdict().items()
+            if isinstance(value, Tensor)
+        }
+        return self._replace(**tensors)
 
 
 def improve(
@@ -237,12 +258,15 @@ def improve(
     """One step of a policy for each minibatch, given by (B,) int64 rows; mean METRICS."""
     found = []
     for index in batches:
-        batch = Rows(*(None if x is None else x.index_select(0, index) for x in rows))  # type: ignore[arg-type]
+        batch = rows.take(index)
         weight = weights_of(batch.alive)
         log_prob, entropy = policy.evaluate(batch.obs, batch.mask, batch.sample)
         loss, metrics = clipped_loss(log_prob, batch.log_prob, batch.advantage, config.clip, weight)
         entropy = (weight * entropy).mean()
-        descend(loss - config.entropy_coef * entropy, optimizer, config.max_grad_norm)
+        # Without a living row nothing moves, not by the optimizer's momentum.
+        going = batch.alive.any() if rows.can_die else None
+        loss = loss - config.entropy_coef * entropy
+        descend(loss, optimizer, config.max_grad_norm, going=going)
         found.append(metrics | {"policy/entropy": entropy.detach()})
     return means(found)
 
@@ -278,9 +302,10 @@ class CentralValue:
         self.norm = ValueNorm(device) if config.normalize_values else None
 
     def values(self, obs: Tree) -> Tensor:
-        """(B, V) in the rewards' scale."""
+        """(B, V) in the rewards' scale; of a dead agent's view the mean of the living's."""
         value = self._predict(views_of(obs, self.names).transpose(0, 1))
-        return self.norm.denormalize(value) if self.norm else value
+        value = self.norm.denormalize(value) if self.norm else value
+        return of_living(value.T, obs).T
 
     @torch.no_grad()
     def advantages(self, rollout: Rollout) -> tuple[Tensor, Tensor]:
@@ -296,7 +321,9 @@ class CentralValue:
             trace=self.config.trace,
         )
         if self.norm:
-            self.norm.update(target.flatten())
+            obs = flat(rollout.obs)
+            weight = view_weights(views_of(obs, self.names), obs, self.names).T
+            self.norm.update(target.flatten(), weight.flatten())
             target = self.norm.normalize(target)
         return advantage.flatten(0, 1), target.flatten(0, 1)
 

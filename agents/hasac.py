@@ -38,22 +38,30 @@ from rlsuite.teams import (
     agent_spaces,
     alive_of,
     climbed,
+    lived,
     mask_of,
+    of_living,
     own,
     state_size,
     view_weights,
     views_of,
 )
 from rlsuite.tree import to_device
-from rlsuite.types import Batch, State, Tree, Update
+from rlsuite.types import Batch, Metrics, State, Tree, Update
 
 METRICS = {
     "loss/critic": "Loss of the temporal-difference errors, summed over the critics.",
     "loss/actor": "temperature * log pi - Q, the loss of a policy; mean over agents.",
     "loss/temperature": "The loss of a log temperature; mean over agents.",
     "value/q": "Mean of the critics' values of the batch.",
+    "value/q_std": "Standard deviation of those values.",
     "policy/entropy": "Entropy of a policy in nats; mean over agents.",
+    "policy/entropy_min": "The least of the agents' entropies.",
+    "policy/entropy_max": "The greatest of the agents' entropies.",
     "policy/temperature": "Weight of the entropy against the reward; mean over agents.",
+    "policy/temperature_min": "The least of the agents' temperatures.",
+    "policy/temperature_max": "The greatest of the agents' temperatures; if it keeps rising, one "
+    "agent cannot hold its entropy: lower its agent.entropy_share.",
 }
 MOST_EXACT_ACTIONS = 32
 """With more actions than this the sum over an agent's actions costs more than it brings."""
@@ -241,33 +249,33 @@ class HASAC:
         the views of the state.
         """
         temperature = self.temperature.value().expand(len(self.names))
-        critic_loss, value, error = self._improve_critics(batch, temperature)
+        metrics, error = self._improve_critics(batch, temperature)
         found = self._improve_actors(batch, temperature, order)
         excess = torch.zeros_like(temperature)
         for i, turn in zip(order, found, strict=True):
-            excess[i] = turn.pop("excess")
-        temperature_loss = self.temperature.update(excess)
+            excess[i] = turn["excess"]
+        temperature_loss = self.temperature.update(excess, lived(batch.obs))
         move_target(self.target.parameters(), self.critic.parameters(), self.config.target_rate)
-        means = {name: torch.stack([turn[name] for turn in found]).mean() for name in found[0]}
-        metrics = {
-            "loss/critic": critic_loss,
+        entropy = torch.stack([turn["entropy"] for turn in found])
+        metrics |= {
+            "loss/actor": torch.stack([turn["loss"] for turn in found]).mean(),
             "loss/temperature": temperature_loss.mean(),
-            "value/q": value,
-            "policy/temperature": temperature.mean(),
-            **means,
+            **_mean_and_ends("policy/entropy", entropy),
+            **_mean_and_ends("policy/temperature", temperature),
         }
         return Update(metrics, priority=error.abs().mean(0).amax(0))
 
-    def _improve_critics(self, batch: Batch, temperature: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The loss, the mean value, and the (K, views, B) errors."""
+    def _improve_critics(self, batch: Batch, temperature: Tensor) -> tuple[Metrics, Tensor]:
+        """METRICS of the critics, and the (K, views, B) errors."""
         assert isinstance(batch.reward, Tensor) and isinstance(batch.action, dict)
+        views = views_of(batch.obs, self.names)
+        weight = view_weights(views, batch.obs, self.names)
         with torch.no_grad():
             target = self._target(batch, temperature)
             if self.value_norm:
-                self.value_norm.update(target.flatten())
+                self.value_norm.update(target.flatten(), weight.flatten())
                 target = self.value_norm.normalize(target)
         taken = [actor.encode(batch.action[name]) for name, actor in self.actors.items()]
-        views = views_of(batch.obs, self.names)
         value = self.critic.of_views(views, taken)
         error = value - target
         if self.config.critic_loss == "square":
@@ -276,13 +284,18 @@ class HASAC:
             penalty = F.huber_loss(
                 value, target.expand_as(value), "none", self.config.huber_threshold
             )
-        weight = view_weights(views, batch.obs, self.names)
         loss = (batch.weight * weight * penalty).mean((1, 2)).sum()
         descend(loss, self.critic_optimizer, self.config.max_grad_norm)
-        mean = value.detach().mean()
-        mean = self.value_norm.denormalize(mean) if self.value_norm else mean
+        value = value.detach()
+        mean = (value * weight).mean()
+        variance = ((value - mean).square() * weight).mean()
+        metrics = {
+            "loss/critic": loss.detach(),
+            "value/q": self._denormalized(mean),
+            "value/q_std": self._scaled(variance.sqrt()),
+        }
         # What is not learned from has no error that could shrink.
-        return loss.detach(), mean, error.detach() * (weight > 0)
+        return metrics, error.detach() * (weight > 0)
 
     def _target(self, batch: Batch, temperature: Tensor) -> Tensor:
         """(views, B) targets: reward and the soft value of the next state (section 4.2)."""
@@ -300,18 +313,17 @@ class HASAC:
                 log_prob = -actor.entropy(actor.log_pi(output, mask))
             actions.append(action)
             bonus -= weight * log_prob
-        values = self._denormalized(
-            self.target.of_views(views_of(batch.next_obs, self.names), actions).amin(0)
-        )
+        values = self.target.of_views(views_of(batch.next_obs, self.names), actions).amin(0)
+        values = of_living(self._denormalized(values), batch.next_obs)
         return batch.reward + batch.discount * (values + bonus)
 
     def _improve_actors(
         self, batch: Batch, temperature: Tensor, order: Sequence[int]
     ) -> list[dict[str, Tensor]]:
-        """Every agent's turn (section 4.3); what each has to report, in the order of the turns."""
+        """Every agent's turn (section 4.3); what each returns, in the order of the turns."""
         views = views_of(batch.obs, self.names)
         alive = alive_of(batch.obs, self.names, len(batch.discount), self.device)
-        weights = alive / alive.mean(0).clamp(min=1e-8)
+        weights, living = alive / alive.mean(0).clamp(min=1e-8), lived(batch.obs)
         # Until its turn an agent's policy stays as it is: one pass serves its first draw and turn.
         outputs = [self.actors[name](own(batch.obs, name)) for name in self.names]
         first = self.critic.state_part(views.flatten(0, 1))
@@ -322,9 +334,9 @@ class HASAC:
         for i in order:
             # The sum of the critics' first layer but for this agent's action.
             others = sum((part for j, part in parts.items() if j != i), start=first)
-            found.append(
-                self._turn(batch.obs, i, outputs[i], others, weights[:, i], temperature[i])
-            )
+            going = None if living is None else living[i]
+            row = (outputs[i], others, weights[:, i], temperature[i], going)
+            found.append(self._turn(batch.obs, i, *row))
             if self.config.order != "simultaneous" and i != order[-1]:
                 with torch.no_grad():
                     output = self.actors[self.names[i]](own(batch.obs, self.names[i]))
@@ -339,6 +351,7 @@ class HASAC:
         others: Tensor,
         weight: Tensor,
         temperature: Tensor,
+        going: Tensor | None,
     ) -> dict[str, Tensor]:
         """Agent i's policy climbs the soft value, by as many steps as the template's instance asks.
 
@@ -346,9 +359,11 @@ class HASAC:
             output: of the agent's network for ``obs``.
             others: (K, views * B, units) sum of the first layer but for the agent's action.
             weight: (B,) 0 where the agent is dead; the mean is 1.
+            going: 0-d bool, false if it is dead everywhere: then nothing moves. None if agents
+                cannot die.
 
         Returns:
-            Beside what METRICS names, "excess": the entropy that is missing, in nats.
+            The loss, the entropy, and "excess": the entropy that is missing, in nats.
         """
         name, actor = self.names[i], self.actors[self.names[i]]
         mask, old = mask_of(obs, name), output.detach()
@@ -356,45 +371,47 @@ class HASAC:
         for step in range(self.mirror.inner_steps):
             output = actor(own(obs, name)) if step else output
             if self._is_exact(actor):
-                loss, log_prob = self._exact_loss(output, i, others, mask, temperature)
+                loss, log_prob = self._exact_loss(obs, i, output, others, temperature)
             else:
-                loss, log_prob = self._sampled_loss(output, i, others, mask, temperature)
+                loss, log_prob = self._sampled_loss(obs, i, output, others, temperature)
             loss = (weight * (loss + self.mirror.drift(actor, output, old, mask))).mean()
-            descend(loss, self.actor_optimizers[name], self.config.max_grad_norm)
+            optimizer = self.actor_optimizers[name]
+            descend(loss, optimizer, self.config.max_grad_norm, going=going)
             limit()
         log_prob = log_prob.detach()
         excess = log_prob + actor.target_entropy(self.shares[name], mask)
         return {
-            "loss/actor": loss.detach(),
-            "policy/entropy": -(weight * log_prob).mean(),
+            "loss": loss.detach(),
+            "entropy": -(weight * log_prob).mean(),
             "excess": (weight * excess).mean(),
         }
 
     def _exact_loss(
-        self, output: Tensor, i: int, others: Tensor, mask: Tensor | None, temperature: Tensor
+        self, obs: Tree, i: int, output: Tensor, others: Tensor, temperature: Tensor
     ) -> tuple[Tensor, Tensor]:
         """(B,) expectations of temperature * log pi - Q over all actions, and of log pi."""
         actor = self.actors[self.names[i]]
         assert isinstance(actor, CategoricalActor)
-        log_pi = actor.log_pi(output, mask)
+        log_pi = actor.log_pi(output, mask_of(obs, self.names[i]))
         first = others[:, :, None] + self.critic.weight_of(i).detach()[:, None]
         values = self.critic.rest(first.flatten(1, 2)).amin(0)
         values = self._denormalized(values.view(-1, *log_pi.shape))
-        value = climbed(values, i, self.config.actor_views)
+        value = climbed(values, i, self.config.actor_views, obs)
         pi = log_pi.exp()
         return (pi * (temperature * log_pi - value)).sum(1), (pi * log_pi).sum(1)
 
     def _sampled_loss(
-        self, output: Tensor, i: int, others: Tensor, mask: Tensor | None, temperature: Tensor
+        self, obs: Tree, i: int, output: Tensor, others: Tensor, temperature: Tensor
     ) -> tuple[Tensor, Tensor]:
         """(B,) temperature * log pi - Q of a differentiable draw, and its log pi."""
+        mask = mask_of(obs, self.names[i])
         action, log_prob = self.actors[self.names[i]].sample(output, mask, self.noise)
         drawn = action.detach()
         part = self.critic.action_part(i, drawn, len(others[0]) // len(drawn))
         value, slope = self.critic.least(i, others + part)
         seen = self.config.actor_views
-        value = climbed(self._denormalized(value.view(-1, len(drawn))), i, seen)
-        slope = climbed(self._scaled(slope.view(-1, *drawn.shape)), i, seen)
+        value = climbed(self._denormalized(value.view(-1, len(drawn))), i, seen, obs)
+        slope = climbed(self._scaled(slope.view(-1, *drawn.shape)), i, seen, obs)
         # To first order in the action, which is zero here: the value, with its gradient.
         value = value + ((action - drawn) * slope).sum(1)
         return temperature * log_prob - value, log_prob
@@ -448,6 +465,11 @@ class HASAC:
             self.value_norm.load_state_dict(state["value_norm"])
         self.noise.set_state(state["noise"])
         self.orders.bit_generator.state = state["orders"]
+
+
+def _mean_and_ends(name: str, values: Tensor) -> Metrics:
+    """The mean over the agents, the least and the greatest."""
+    return {name: values.mean(), f"{name}_min": values.min(), f"{name}_max": values.max()}
 
 
 def _shares(share: float | dict[str, float], names: list[str]) -> dict[str, float]:

@@ -36,7 +36,17 @@ from rlsuite.parts import move_target
 from rlsuite.policies import action_bounds
 from rlsuite.rng import derive_seed, generator
 from rlsuite.settings import Fraction, NonNegative, Positive, PositiveCount, settings
-from rlsuite.teams import agent_spaces, alive_of, climbed, own, state_size, view_weights, views_of
+from rlsuite.teams import (
+    agent_spaces,
+    alive_of,
+    climbed,
+    lived,
+    of_living,
+    own,
+    state_size,
+    view_weights,
+    views_of,
+)
 from rlsuite.tree import flatten_features, to_device
 from rlsuite.types import Batch, State, Tree, Update
 
@@ -214,6 +224,7 @@ class HATD3:
         with torch.no_grad():  # TD3, eq. 14
             actions = [self._smoothed(batch.next_obs, name) for name in self.names]
             next_value = self.target.of_views(views_of(batch.next_obs, self.names), actions).amin(0)
+            next_value = of_living(next_value, batch.next_obs)
             target = batch.reward + batch.discount * next_value
         taken = [actor.encode(batch.action[name]) for name, actor in self.actors.items()]
         views = views_of(batch.obs, self.names)
@@ -222,7 +233,7 @@ class HATD3:
         weight = view_weights(views, batch.obs, self.names)
         loss = (batch.weight * weight * error.square()).mean((1, 2)).sum()
         descend(loss, self.critic_optimizer, self.config.max_grad_norm)
-        metrics = {"loss/critic": loss.detach(), "value/q": value.detach().mean()}
+        metrics = {"loss/critic": loss.detach(), "value/q": (value.detach() * weight).mean()}
         # What is not learned from has no error that could shrink.
         return metrics, error.detach() * (weight > 0)
 
@@ -240,6 +251,7 @@ class HATD3:
         assert isinstance(batch.action, dict)
         views = views_of(batch.obs, self.names)
         alive = alive_of(batch.obs, self.names, len(batch.discount), self.device)
+        living, seen = lived(batch.obs), self.config.actor_views
         # Until its turn an agent's policy stays as it is: one pass serves successors and turn.
         actions = [self.actors[name](own(batch.obs, name)) for name in self.names]
         parts: dict[int, Tensor] = {}
@@ -256,14 +268,16 @@ class HATD3:
             others = sum((part for j, part in parts.items() if j != i), start=first)
             here = actions[i].detach()
             value, slope = self.critic.least(i, others + self._part(i, here, len(views)))
-            value = climbed(value.view(len(views), -1), i, self.config.actor_views)
-            slope = climbed(slope.view(len(views), *here.shape), i, self.config.actor_views)
+            value = climbed(value.view(len(views), -1), i, seen, batch.obs)
+            slope = climbed(slope.view(len(views), *here.shape), i, seen, batch.obs)
             # To first order in the action, which is zero here: the value, with its gradient.
             value = value + ((actions[i] - here) * slope).sum(1)
             weight = alive[:, i] / alive[:, i].mean().clamp(min=1e-8)
             loss = -(weight * value).mean()
             name = self.names[i]
-            descend(loss, self.actor_optimizers[name], self.config.max_grad_norm)
+            # Of an agent that is dead everywhere nothing moves, not by the optimizer's momentum.
+            going = None if living is None else living[i]
+            descend(loss, self.actor_optimizers[name], self.config.max_grad_norm, going=going)
             losses.append(loss.detach())
             if self.config.order != "simultaneous" and i != order[-1]:
                 with torch.no_grad():  # successors see the new policy

@@ -54,7 +54,7 @@ class MAPPO:
         """Fresh networks. Raises UserError unless the spaces are keyed by agent and all equal."""
         self.config = config = config or MAPPOConfig()
         self.device = torch.device(device)
-        spaces = agent_spaces(observation_space, action_space, "MAPPO")
+        spaces = agent_spaces(observation_space, action_space, "MAPPO", flattens=True)
         self.names = list(spaces)
         observation, action = _common(spaces, observation_space)
         weights = generator(seed, "mappo weights")
@@ -107,6 +107,7 @@ class MAPPO:
             rollout.extra["log_prob"].flatten(0, 1).T.flatten(),
             standardized(advantage.expand_as(alive).T.flatten(), alive.T.flatten()),
             alive.T.flatten(),
+            "alive" in obs,
         )
         metrics = improve(
             self.policy, self.optimizer, rows, self._batches(len(rows.alive)), self.config

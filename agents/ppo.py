@@ -204,7 +204,7 @@ class PPO:
                 descend(loss, self.optimizer, self.config.max_grad_norm)
                 continue
             going = going & (metrics["policy/kl"] <= 1.5 * self.config.target_kl)
-            _descend_if(going, loss, self.optimizer, self.config.max_grad_norm)
+            descend(loss, self.optimizer, self.config.max_grad_norm, going=going)
         return means(found)
 
     def _loss(self, batch: Samples) -> tuple[Tensor, Metrics]:
@@ -316,18 +316,6 @@ def take(samples: Samples, rows: Tensor) -> Samples:
 def means(found: list[Metrics]) -> Metrics:
     """The mean of each metric."""
     return {name: torch.stack([metrics[name] for metrics in found]).mean() for name in found[0]}
-
-
-def _descend_if(
-    going: Tensor, loss: Tensor, optimizer: torch.optim.Optimizer, max_grad_norm: float | None
-) -> None:
-    """``descend``, undone unless ``going``: the host need not know."""
-    held = [p.detach() for group in optimizer.param_groups for p in group["params"]]
-    held += [t for s in optimizer.state.values() for t in s.values() if isinstance(t, Tensor)]
-    before = [t.clone() for t in held]
-    descend(loss, optimizer, max_grad_norm)
-    for now, old in zip(held, before, strict=True):
-        now.copy_(torch.where(going, now, old))
 
 
 def _observation_space(space: gym.Space[Any]) -> gym.Space[Any]:

@@ -13,9 +13,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import platform
 import statistics
 import subprocess
 import time
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -130,9 +133,9 @@ class Plain:
         self.step(-(self.log_alphas[name] * excess).mean(), self.alpha_optimizers[name])
 
     def weights(self) -> list[Tensor]:
-        """Of actors, critics and temperatures."""
-        actors = [p for actor in self.agent.actors.values() for p in actor.parameters()]
-        return [*actors, *self.critics[0][0].parameters(), *self.log_alphas.values()]
+        """Of actors, critics, their targets, and the log temperatures."""
+        nets = [*self.agent.actors.values(), *self.critics, *self.targets]
+        return [*(p for net in nets for p in net.parameters()), *self.log_alphas.values()]
 
 
 def critic_of(net: Any, k: int) -> nn.Sequential:
@@ -149,9 +152,11 @@ def critic_of(net: Any, k: int) -> nn.Sequential:
 
 
 def weights_of(agent: HASAC) -> list[Tensor]:
-    actors = [p for actor in agent.actors.values() for p in actor.parameters()]
-    first = [agent.critic.net.weights[0][0].T, agent.critic.net.biases[0][0, 0]]
-    return [*actors, *first, *agent.temperature.log_value]
+    """In the order and the shapes of the plain form's."""
+    ensembles = (agent.critic.net, agent.target.net)
+    members = [critic_of(net, k) for net in ensembles for k in range(CONFIG.critics)]
+    nets = [*agent.actors.values(), *members]
+    return [*(p for net in nets for p in net.parameters()), *agent.temperature.log_value]
 
 
 def measure(continuous: bool, rounds: int, updates: int) -> dict[str, Any]:
@@ -196,6 +201,12 @@ def main() -> None:
     torch.set_num_threads(1)
     result: dict[str, Any] = {"command": "python benchmarks/hasac_update.py"}
     result["commit"] = subprocess.run(COMMIT, capture_output=True, text=True).stdout.strip()
+    result |= {
+        "machine": platform.platform(),
+        "cores": len(os.sched_getaffinity(0)),
+        "load": os.getloadavg(),
+        "versions": {name: version(name) for name in ("numpy", "torch")},
+    }
     for name, continuous in (("continuous", True), ("discrete", False)):
         result[name] = found = measure(continuous, options.rounds, options.updates)
         milliseconds = {who: 1e3 * value for who, value in found["seconds"].items()}

@@ -96,14 +96,27 @@ def _print_once(message: str) -> None:
     print(f"MuJoCo: {message}", file=sys.stderr)
 
 
+EXTRA_OF = {
+    **dict.fromkeys(
+        ("pettingzoo", "mpe2", "lbforaging", "rware", "gymnasium_robotics", "vmas"), "multi-agent"
+    ),
+    "mujoco": "mujoco",
+}
+"""By package that may be missing the extra that has it."""
+
+
 def import_extra(module: str, env_id: str, extra: str) -> Any:
     """A module that ``env_id`` needs; UserError with the install command if it is not there."""
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise UserError(
-            f"environment {env_id!r} needs the {extra} extra: pip install 'rlsuite[{extra}]'"
-        ) from error
+        raise _needs(extra, env_id) from error
+
+
+def _needs(extra: str, env_id: str) -> UserError:
+    return UserError(
+        f"environment {env_id!r} needs the {extra} extra: pip install 'rlsuite[{extra}]'"
+    )
 
 
 def _imported(env_id: str, module: str, name: str) -> Any:
@@ -111,6 +124,8 @@ def _imported(env_id: str, module: str, name: str) -> Any:
     try:
         imported = importlib.import_module(module)
     except ImportError as error:
+        if error.name in EXTRA_OF:
+            raise _needs(EXTRA_OF[error.name], env_id) from error
         raise UserError(f"environment {env_id!r}: cannot import {module!r}: {error}") from error
     if name in gym.registry:
         return None

@@ -280,12 +280,6 @@ class Experiment(NamedTuple):
 
 
 DEEP_GAMES = ("mne", "penalty", "climbing")
-DEEP_EQUILIBRIA = (
-    "mne, temperature 5",
-    "coordination, temperature 1",
-    "coordination, temperature 2",
-)
-
 EXPERIMENTS: dict[str, Experiment] = {
     **{
         f"matrix {game}": Experiment(
@@ -314,7 +308,7 @@ EXPERIMENTS: dict[str, Experiment] = {
             name: partial(
                 train_in_matrix, game=EQUILIBRIA[name][0], temperature=EQUILIBRIA[name][1]
             )
-            for name in DEEP_EQUILIBRIA
+            for name in EQUILIBRIA
         },
         3,
     ),

@@ -15,7 +15,6 @@ from rlsuite.claims import Claim, Gate, Results, mean_error
 from rlsuite.envs.matrix_games import PAYOFFS
 from rlsuite.hasac_claims import (
     CURVES,
-    DEEP_EQUILIBRIA,
     DEEP_GAMES,
     EQUILIBRIA,
     GAMES,
@@ -174,8 +173,7 @@ def _reached(game: str, probabilities: Sequence[Sequence[float]]) -> Reached:
 
 def _deep_equilibria(results: Results) -> Iterator[Claim]:
     name = "matrix equilibria, deep"
-    for arm in DEEP_EQUILIBRIA:
-        game, temperature = EQUILIBRIA[arm]
+    for arm, (game, temperature) in EQUILIBRIA.items():
         exact = equilibrium(0, game=game, temperature=temperature).policies
         found = results.get((name, arm), [])
         if found:

@@ -52,17 +52,52 @@ def make_optimizer(
 
 
 def descend(
-    loss: Tensor, optimizer: torch.optim.Optimizer, max_grad_norm: float | None = None
+    loss: Tensor,
+    optimizer: torch.optim.Optimizer,
+    max_grad_norm: float | None = None,
+    *,
+    going: Tensor | None = None,
 ) -> None:
     """One optimizer step down the gradient of ``loss``, in its own parameters alone.
 
-    A gradient longer than ``max_grad_norm``, over all parameters, is scaled down to it.
+    A gradient longer than ``max_grad_norm``, over all parameters, is scaled down to it. Where
+    ``going`` is false the step is undone, and the host need not know: a bool, or of the shape of
+    the parameters; then what the optimizer keeps for all of them, its count of steps, goes on.
     """
     params = [p for group in optimizer.param_groups for p in group["params"]]
+    if going is not None:
+        before = [p.detach().clone() for p in params]
+        kept = [t.clone() for t in _state_of(optimizer)]
     torch._foreach_copy_([p.grad for p in params], torch.autograd.grad(loss, params))
     if max_grad_norm is not None:
         nn.utils.clip_grad_norm_(params, max_grad_norm)
     optimizer.step()
+    if going is not None:
+        _undo_unless(going, optimizer, params, before, kept)
+
+
+@torch.no_grad()
+def _undo_unless(
+    going: Tensor,
+    optimizer: torch.optim.Optimizer,
+    params: list[nn.Parameter],
+    before: list[Tensor],
+    kept: list[Tensor],
+) -> None:
+    """Take parameters and the optimizer's state back to what they were."""
+    for p, old in zip(params, before, strict=True):
+        p.copy_(torch.where(going, p, old))
+    state = _state_of(optimizer)
+    # What the first step has made began at zero.
+    for now, was in zip(state, kept or [torch.zeros_like(t) for t in state], strict=True):
+        # A count that is kept on the host would have to wait for the device.
+        if now.ndim >= going.ndim and now.device == going.device:
+            now.copy_(torch.where(going, now, was))
+
+
+def _state_of(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    """All tensors that the optimizer keeps."""
+    return [t for s in optimizer.state.values() for t in s.values() if isinstance(t, Tensor)]
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer) -> State:

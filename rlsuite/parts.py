@@ -34,7 +34,7 @@ class FixedTemperature:
         """0-d temperature."""
         return self._value
 
-    def update(self, log_prob: Tensor) -> Tensor:
+    def update(self, log_prob: Tensor, going: Tensor | None = None) -> Tensor:
         """Nothing to learn; the loss is zero."""
         return torch.zeros_like(self._value)
 
@@ -114,10 +114,11 @@ class LearnedTemperatures:
         """(A,) temperatures, without gradient; a copy that later updates leave as it is."""
         return self.log_value.detach().exp()
 
-    def update(self, excess: Tensor) -> Tensor:
-        """One step from the (A,) means of log pi plus target entropy; the (A,) losses."""
+    def update(self, excess: Tensor, going: Tensor | None = None) -> Tensor:
+        """One step from the (A,) means of log pi plus target entropy; the (A,) losses. Where the
+        (A,) bool ``going`` is false a temperature stays as it is."""
         loss = -self.log_value * excess.detach()
-        descend(loss.sum(), self.optimizer)
+        descend(loss.sum(), self.optimizer, going=going)
         with torch.no_grad():
             self.log_value.clamp_(*self.bounds)
         return loss.detach()
@@ -144,7 +145,7 @@ class AnnealedTemperature:
         """0-d temperature: max(least, initial decay**updates)."""
         return (self.initial * self.decay**self.updates).clamp(min=self.least).float()
 
-    def update(self, log_prob: Tensor) -> Tensor:
+    def update(self, log_prob: Tensor, going: Tensor | None = None) -> Tensor:
         """Count one update; there is nothing to learn, the loss is zero."""
         self.updates += 1
         return torch.zeros((), device=self.updates.device)
@@ -170,17 +171,18 @@ class ValueNorm:
         """``rate``: share of the newest batch in the averages."""
         self.rate = rate
         self.moments = torch.zeros(3, device=device)
-        """Averages of values, of their squares, and of ones."""
+        """Averages of values, of their squares, and of the weights, which are 1."""
 
     def mean_and_std(self) -> tuple[Tensor, Tensor]:
         """0-d each."""
         mean, square = self.moments[:2] / self.moments[2].clamp(min=1e-5)
         return mean, (square - mean.square()).clamp(min=0.01).sqrt()
 
-    def update(self, values: Tensor) -> None:
-        """Take (B,) values into the averages."""
-        new = torch.stack([values.mean(), values.square().mean(), torch.ones_like(values[0])])
-        self.moments.lerp_(new, self.rate)
+    def update(self, values: Tensor, weight: Tensor | None = None) -> None:
+        """Take (B,) values into the averages, with (B,) weights of mean 1, or 0 if none counts."""
+        weight = torch.ones_like(values) if weight is None else weight
+        parts = (weight * values, weight * values.square(), weight)
+        self.moments.lerp_(torch.stack([part.mean() for part in parts]), self.rate)
 
     def normalize(self, values: Tensor) -> Tensor:
         """To the network's scale."""

@@ -19,11 +19,16 @@ from rlsuite.types import Tree
 
 
 def agent_spaces(
-    observation_space: gym.Space[Any], action_space: gym.Space[Any], algorithm: str
+    observation_space: gym.Space[Any],
+    action_space: gym.Space[Any],
+    algorithm: str,
+    *,
+    flattens: bool = False,
 ) -> dict[str, tuple[gym.Space[Any], gym.Space[Any]]]:
     """By agent its observation and action space.
 
-    Raises UserError, which names the ``algorithm``, unless the spaces are keyed by agent.
+    Raises UserError, which names the ``algorithm``, unless the spaces are keyed by agent and, if it
+    does not flatten them, observations are Boxes.
     """
     keyed = isinstance(observation_space, gym.spaces.Dict) and isinstance(
         action_space, gym.spaces.Dict
@@ -34,6 +39,12 @@ def agent_spaces(
             f'{{"agents": ..., "state": ...}}; this one has {observation_space}'
         )
     observations = observation_space["agents"]  # type: ignore[index]
+    for name, space in observations.items():
+        if not flattens and not isinstance(space, gym.spaces.Box):
+            raise UserError(
+                f"{algorithm} needs Box observations, but those of {name} are {space}: make them "
+                "one Box, as gymnasium.spaces.flatten_space does"
+            )
     return {name: (observations[name], space) for name, space in action_space.items()}  # type: ignore[attr-defined]
 
 
@@ -82,12 +93,35 @@ def views_of(obs: Tree, names: list[str]) -> Tensor:
     return torch.stack([flatten_features(state[name]) for name in names])
 
 
-def climbed(values: Tensor, agent: int, views: Literal["all", "own"]) -> Tensor:
-    """(V, B, ...) values of the views to those that an agent's policy climbs: (B, ...), the mean,
-    or those of its own view."""
+def lived(obs: Tree) -> Tensor | None:
+    """(A,) bool: which agents were alive somewhere in the batch, hence have something to learn
+    from; None where the environment says that nobody dies."""
+    assert isinstance(obs, dict)
+    return obs["alive"].any(0) if "alive" in obs else None  # type: ignore[union-attr]
+
+
+def of_living(values: Tensor, obs: Tree) -> Tensor:
+    """(V, B, ...) values of the views of ``obs``, those of the dead replaced by the living's mean,
+    or by zero if nobody lives.
+
+    The team's return goes on when an agent dies, but nobody learns what its view is worth from
+    then on. The mean over all V is now that over the living.
+    """
+    assert isinstance(obs, dict)
+    if len(values) == 1 or "alive" not in obs:
+        return values
+    alive = obs["alive"].T.to(values.dtype)  # type: ignore[union-attr]
+    alive = alive.view(*alive.shape, *[1] * (values.ndim - 2))
+    mean = (alive * values).sum(0) / alive.sum(0).clamp(min=1.0)
+    return torch.where(alive > 0, values, mean)
+
+
+def climbed(values: Tensor, agent: int, views: Literal["all", "own"], obs: Tree) -> Tensor:
+    """(V, B, ...) values of the views of ``obs`` to those that an agent's policy climbs: (B, ...),
+    the mean over the living's, or those of its own view."""
     if len(values) == 1:
         return values[0]
-    return values[agent] if views == "own" else values.mean(0)
+    return values[agent] if views == "own" else of_living(values, obs).mean(0)
 
 
 def view_weights(views: Tensor, obs: Tree, names: list[str]) -> Tensor:

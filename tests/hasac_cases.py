@@ -81,6 +81,24 @@ def make_batch(
     )
 
 
+def of_living(values: Tensor, obs: Any) -> Tensor:
+    """(V, B) values of views, row by row: those of the dead are the mean of the living's."""
+    if len(values) == 1 or "alive" not in obs:
+        return values
+    result = values.clone()
+    for row, alive in enumerate(obs["alive"].bool()):
+        result[~alive, row] = values[alive, row].mean()
+    return result
+
+
+def mean_of_living(values: Tensor, obs: Any) -> Tensor:
+    """(V, B) values of views to (B,), differentiable."""
+    if len(values) == 1 or "alive" not in obs:
+        return values.mean(0)
+    weight = obs["alive"].T / obs["alive"].sum(1)
+    return (weight * values).sum(0)
+
+
 class Naive:
     """One HASAC update as the specification writes it: no cached layer, autograd for everything.
 
@@ -95,6 +113,10 @@ class Naive:
         state = obs["state"]
         views = [state] if isinstance(state, Tensor) else [state[n] for n in self.agent.names]
         return torch.stack([critic(view, actions) for view in views], 1)
+
+    def climbed(self, obs: Any, actions: list[Tensor]) -> Tensor:
+        """(B,)."""
+        return mean_of_living(self.value(self.agent.critic, obs, actions).min(0).values, obs)
 
     def policy(self, obs: Any, name: str) -> tuple[Any, Tensor, Tensor | None]:
         actor = self.agent.actors[name]
@@ -123,6 +145,7 @@ class Naive:
                 next_actions.append(action)
                 entropy = entropy - living[:, i] * alpha[name] * log_prob
             next_value = self.value(a.target, batch.next_obs, next_actions).min(0).values
+            next_value = of_living(next_value, batch.next_obs)
             target = batch.reward + batch.discount * (next_value + entropy)
         taken = [a.actors[n].encode(batch.action[n]) for n in a.names]
         error = self.value(a.critic, batch.obs, taken) - target
@@ -148,14 +171,14 @@ class Naive:
                 for k in range(actor.size):
                     one = F.one_hot(torch.tensor(k), actor.size).float().expand(len(w), -1)
                     actions = [*current[:i], one, *current[i + 1 :]]
-                    values.append(self.value(a.critic, batch.obs, actions).min(0).values.mean(0))
+                    values.append(self.climbed(batch.obs, actions))
                 p = log_pi.exp()
                 soft = (p * (alpha[name] * log_pi - torch.stack(values, 1).detach())).sum(1)
                 log_prob = (p * log_pi).sum(1)
             else:
                 action, log_prob = actor.sample(output, mask, a.noise)
                 actions = [*current[:i], action, *current[i + 1 :]]
-                value = self.value(a.critic, batch.obs, actions).min(0).values.mean(0)
+                value = self.climbed(batch.obs, actions)
                 soft = alpha[name] * log_prob - value
             self.step((w * soft).sum(), a.actor_optimizers[name])
             excess = log_prob + actor.target_entropy(a.shares[name], mask)

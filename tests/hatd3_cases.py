@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 from gymnasium.spaces import Box
+from hasac_cases import mean_of_living, of_living
 from torch import Tensor
 
 from rlsuite.agents.hatd3 import HATD3
@@ -69,10 +70,11 @@ class Naive:
         alive = batch.obs.get("alive", torch.ones(len(batch.reward), len(a.names))).float()
         views, next_views = self.views(batch.obs), self.views(batch.next_obs)
         loss = torch.zeros(())
-        for v, (view, next_view) in enumerate(zip(views, next_views, strict=True)):
-            with torch.no_grad():
-                best = a.target(next_view, nexts).min(0).values
-                target = batch.reward + batch.discount * best
+        with torch.no_grad():
+            best = torch.stack([a.target(view, nexts).min(0).values for view in next_views])
+            best = of_living(best, batch.next_obs)
+        for v, view in enumerate(views):
+            target = batch.reward + batch.discount * best[v]
             weight = batch.weight
             if len(views) > 1:
                 weight = weight * alive[:, v] / alive.mean()
@@ -97,7 +99,8 @@ class Naive:
         for i in order:
             name = a.names[i]
             joint = [*others[:i], a.actors[name](obs[name]), *others[i + 1 :]]
-            value = sum(a.critic(view, joint)[0] for view in views) / len(views)
+            values = torch.stack([a.critic(view, joint)[0] for view in views])
+            value = mean_of_living(values, batch.obs)
             self.step(-(alive[:, i] * value).sum() / alive[:, i].sum(), self.adams[name])
             if is_sequential:
                 others[i] = a.actors[name](obs[name]).detach()

@@ -123,6 +123,42 @@ def test_mistakes_are_explained_in_one_line(env_id, arguments, message):
     assert str(error.value) == message
 
 
+class Missing:
+    """A finder of modules that hides a package, as if it were not installed."""
+
+    def __init__(self, package):
+        self.package = package
+
+    def find_spec(self, name, path=None, target=None):
+        if name == self.package:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+
+@pytest.mark.parametrize(
+    ("package", "path", "extra"),
+    [
+        ("mpe2", "mpe2.simple_spread_v3:parallel_env", "multi-agent"),
+        ("pettingzoo", "pettingzoo.butterfly.pistonball_v6:parallel_env", "multi-agent"),
+        ("lbforaging", "lbforaging:Foraging-8x8-2p-2f-v3", "multi-agent"),
+        ("rware", "rware:rware-tiny-2ag-v2", "multi-agent"),
+        ("gymnasium_robotics", "gymnasium_robotics:FetchReach-v4", "multi-agent"),
+        ("mujoco", "needs_mujoco:make", "mujoco"),
+    ],
+)
+def test_an_extra_that_is_missing_is_named(package, path, extra, monkeypatch, tmp_path):
+    """Also when the user's own module is what imports it."""
+    (tmp_path / "needs_mujoco.py").write_text("import mujoco")
+    monkeypatch.syspath_prepend(tmp_path)
+    module = path.partition(":")[0]
+    for name in [n for n in sys.modules if n in (module, package) or n.startswith(f"{package}.")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(sys, "meta_path", [Missing(package), *sys.meta_path])
+    with pytest.raises(UserError) as error:
+        make_env(path)
+    needs = f"environment {path!r} needs the {extra} extra: pip install 'rlsuite[{extra}]'"
+    assert str(error.value) == needs
+
+
 @pytest.mark.parametrize(
     ("env_id", "arguments", "part"),
     [

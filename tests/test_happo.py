@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import torch
 from gymnasium.spaces import Box, Dict, Discrete
-from hasac_cases import MIXED, make_spaces
+from hasac_cases import MIXED, make_spaces, of_living
 from rollout_cases import make_rollout, tensors
 from torch import Tensor
 
-from rlsuite.agents.happo import HAPPO, METRICS, HAPPOConfig
+from rlsuite.agents.happo import HAPPO, METRICS, HAPPOConfig, flat
 from rlsuite.agents.mappo import MAPPO, MAPPOConfig
 from rlsuite.agents.mappo import METRICS as MAPPO_METRICS
 from rlsuite.agents.ppo import PPO, PPOConfig
@@ -53,11 +53,12 @@ def naive_happo(agent: HAPPO, rollout: Rollout, order: list[int]) -> None:
     norm = agent.critic.norm
     advantages, targets = [], []
     with torch.no_grad():
-        for view in successors:
-            following = agent.critic.net(view.flatten(0, 1))[:, 0].view(rollout.reward.shape)
-            following = norm.denormalize(following) if norm else following
-            value = rollout.extra["value"][..., len(advantages)]
-            advantages.append(gae(rollout, value, following, config).flatten())
+        following = torch.stack([agent.critic.net(v.flatten(0, 1))[:, 0] for v in successors])
+        following = norm.denormalize(following) if norm else following
+        next_obs = {k: v.flatten(0, 1) for k, v in rollout.next_obs.items() if k == "alive"}
+        for view, values in enumerate(of_living(following, next_obs)):
+            value = rollout.extra["value"][..., view]
+            advantages.append(gae(rollout, value, values.view_as(value), config).flatten())
             targets.append(advantages[-1] + value.flatten())
     M = torch.ones(R)
     for i in order:
@@ -82,7 +83,8 @@ def naive_happo(agent: HAPPO, rollout: Rollout, order: list[int]) -> None:
             new, _ = policy.evaluate(obs[name][living], mask, sample[living])
             M[living] *= (new - old).exp()
     if norm:
-        norm.update(torch.cat(targets))
+        living = alive.T.bool() if is_viewed else torch.ones(1, R, dtype=torch.bool)
+        norm.update(torch.stack(targets)[living])
         targets = [norm.normalize(target) for target in targets]
     for _ in range(config.epochs):
         losses = []
@@ -219,8 +221,9 @@ def test_actions_are_of_their_spaces_and_available(algorithm: type) -> None:
 
 @pytest.mark.parametrize("algorithm", [HAPPO, MAPPO])
 def test_the_dead_do_not_teach(algorithm: type) -> None:
-    """What a dead agent observes and draws changes neither policies nor values: its gradient is
-    zero, and its likelihood ratio is not in the factor."""
+    """What a dead agent observes and draws changes neither policies nor values, nor what is known
+    of them: its gradient is zero, its likelihood ratio is not in the factor, and the return after
+    its death is what the living expect."""
     ends = []
     for garbage in (0.0, 1.0):
         agent, spaces = make(algorithm)
@@ -231,16 +234,26 @@ def test_the_dead_do_not_teach(algorithm: type) -> None:
         rollout.obs["agents"][name][dead] += garbage
         rollout.obs["state"][name][dead] += garbage
         rollout.extra["log_prob"][..., 1][dead] -= garbage
+        after = rollout.next_obs
+        after["state"][name][after["alive"][..., 1] == 0] += garbage
+        value = agent.critic.values(flat(rollout.obs)).detach()
+        rollout.extra["value"] = value.view_as(rollout.extra["value"])
         agent.update(rollout)
         ends.append(tensors(agent.state_dict()))
     for key in ends[0]:
         torch.testing.assert_close(ends[0][key], ends[1][key], rtol=0, atol=1e-6, msg=key)
 
 
+def is_of_policies(path: str) -> bool:
+    return path.startswith(("/polic", "/optimizer"))
+
+
 @pytest.mark.parametrize("algorithm", [HAPPO, MAPPO])
 def test_where_nobody_lives_nothing_is_learned(algorithm: type) -> None:
+    """Neither do policies move by the momentum of their optimizers."""
     agent, spaces = make(algorithm)
-    before = {k: v for k, v in tensors(agent.state_dict()).items() if "polic" in k}
+    agent.update(make_rollout(agent, spaces[0], 6, 4))
+    before = {k: v for k, v in tensors(agent.state_dict()).items() if is_of_policies(k)}
     before = {k: v.clone() for k, v in before.items()}
     rollout = make_rollout(agent, spaces[0], 6, 4)
     rollout.obs["alive"][:] = 0

@@ -168,12 +168,12 @@ def test_a_watched_world_is_one_of_the_vector(scenario, continuous):
     envs = build(scenario, 1, 5, continuous)
     assert watched.spec.observation_space == envs.spec.observation_space
     assert watched.spec.action_space == envs.spec.action_space
-    same_bits(watched.reset(), envs.reset())
+    assert same_bits(watched.reset(), envs.reset())
     for _ in range(30):
         action = envs.sample_actions()
         ours, theirs = watched.step(action).step, envs.step(action).step
         assert bool(ours.truncated) == bool(theirs.truncated)
-        same_bits(ours.next_obs, theirs.next_obs)
+        assert same_bits(ours.next_obs, theirs.next_obs)
         torch.testing.assert_close(ours.reward, theirs.reward)
 
 

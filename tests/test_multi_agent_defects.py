@@ -6,6 +6,8 @@ section 12.4. A test of this file is named alone, one of another file as "file::
 
 import ast
 import copy
+import csv
+import json
 import math
 import tomllib
 from collections import OrderedDict
@@ -87,6 +89,7 @@ CLAIMS: dict[str, tuple[str, ...]] = {
         "test_distributions::test_density_integrates_to_one",
     ),
     "masked categorical with one available action": ("test_one_available_action",),
+    # The sampled one by the score function: Gumbel-softmax's is biased, see the test.
     "exact and sampled gradient agree in expectation": (
         "test_hasac::test_the_sum_over_actions_is_what_samples_give_on_average",
     ),
@@ -141,9 +144,12 @@ CLAIMS: dict[str, tuple[str, ...]] = {
         "test_soft_policy_iteration::test_the_mirror_step_reaches_the_same_equilibria",
     ),
     "reference table of 12.1": ("test_soft_policy_iteration::test_reference_equilibria",),
+    # The runs themselves take hours: tests run a smoke gate of spread, and penalty and coordination
+    # with networks; thresholds are those of `rlsuite reproduce hasac`, whose results are committed.
     "learning": (
         "test_learning::test_learns",
         "test_hasac_claims::test_deep_hasac_follows_the_exact_solver",
+        "test_committed_curves_keep_the_thresholds",
     ),
 }
 
@@ -155,6 +161,31 @@ def test_the_tables_name_tests_that_there_are() -> None:
         file, _, test = name.rpartition("::")
         text = (here.parent / f"{file or here.stem}.py").read_text()
         assert f"\ndef {test}(" in text, name
+
+
+THRESHOLDS = {
+    "particles-spread": (5, "120000", -42.0),
+    "particles-spread-discrete": (3, "120000", -44.0),
+    "particles-speaker-listener-discrete": (3, "80000", -25.0),
+}
+"""Seeds, transitions (the next evaluation after the specification's), least return."""
+
+
+def test_committed_curves_keep_the_thresholds() -> None:
+    """Section 12.2, every seed; and deep HASAC at the optimum of mne in 9 of 10 seeds or more."""
+    results = ROOT / "benchmarks" / "results"
+    curves = json.loads((results / "hasac-particles.json").read_text())["curves"]
+    for task, (seeds, transitions, least) in THRESHOLDS.items():
+        for seed in range(seeds):
+            assert curves[f"{task}-hasac-{seed}"][transitions] >= least, (task, seed)
+    with (results / "hasac" / "results.csv").open(newline="") as file:
+        (found,) = [
+            row
+            for row in csv.DictReader(file)
+            if row["experiment"] == "matrix mne, deep"
+            and row["quantity"].startswith("annealed: seeds of 10")
+        ]
+    assert float(found["value"]) >= 9
 
 
 def flat(parts: Any) -> Tensor:
@@ -192,8 +223,8 @@ def test_huber_is_weighted_before_its_mean() -> None:
         for values in critic(obs["state"][name], taken):
             rows = huber(values - target[view], 0.7)
             loss = loss + (batch.weight * alive[:, view] * rows).sum() / alive.sum()
-    found, _, _ = agent._improve_critics(batch, torch.zeros(3))
-    torch.testing.assert_close(found, loss.detach())
+    found, _ = agent._improve_critics(batch, torch.zeros(3))
+    torch.testing.assert_close(found["loss/critic"], loss.detach())
     expected = flat(critic.parameters()) - flat(torch.autograd.grad(loss, critic.parameters()))
     torch.testing.assert_close(flat(agent.critic.parameters()), expected)
 
@@ -344,8 +375,8 @@ def test_heads_log_probabilities_are_summed() -> None:
     bonus = agent._target(batch, temperature)[0] - batch.reward
     torch.testing.assert_close(bonus, batch.discount * 0.3 * math.log(6))
     (turn,) = agent._improve_actors(batch, temperature, [0])
-    assert turn["loss/actor"].item() == pytest.approx(-0.3 * math.log(6))
-    assert turn["policy/entropy"].item() == pytest.approx(math.log(6))
+    assert turn["loss"].item() == pytest.approx(-0.3 * math.log(6))
+    assert turn["entropy"].item() == pytest.approx(math.log(6))
     assert turn["excess"].item() == pytest.approx((0.3 - 1.0) * math.log(6))
 
 
