@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import numpy as np
@@ -26,9 +27,9 @@ class LazyRRMSampler:
     While its priority p stays, the expected count of a slot grows by p for every unit of a common
     clock, which moves on by B / sum of p with a batch of B. So a slot need be looked at only when
     it is drawn, gets another priority or is written, and it is known when a masked slot will be
-    free again. The masks are those of ``DenseRRMSampler``, but for what a slot that is overwritten
-    leaves behind: its E - A is spread with the next batch's growth, by priority, instead of scaling
-    all expected counts.
+    free again, and when its deficit will be at the cap and stop growing. The masks are those of
+    ``DenseRRMSampler``, but for what a slot that is overwritten leaves behind: its E - A is spread
+    with the next batch's growth, by priority, instead of scaling all expected counts.
     """
 
     def __init__(
@@ -39,9 +40,11 @@ class LazyRRMSampler:
         weights: ImportanceWeights | None = None,
         draw: Literal["distinct", "stratified"] = "distinct",
         greatest: Literal["ever", "stored"] = "ever",
+        deficit_cap: float | None = None,
     ) -> None:
-        """See ``DenseRRMSampler``, which alone looks at all slots and so can cap deficits."""
+        """See ``DenseRRMSampler``."""
         self.priorities = Priorities(priority, weights, greatest)
+        self._cap = math.inf if deficit_cap is None else deficit_cap
         self.draw: Literal["distinct", "stratified"] = draw
         self._seed = seed
         self._clock = self._carry = 0.0
@@ -53,14 +56,21 @@ class LazyRRMSampler:
         from rlsuite.buffers import lazy_kernels, sum_tree  # numba is heavy: only for who uses it
 
         self._kernels = lazy_kernels
-        self._promises = lazy_kernels.no_promises()
-        """(clock when free, slot, version), the earliest first."""
+        self._to_be_free = lazy_kernels.no_promises()
+        """(clock when no longer masked, slot, version), the earliest first."""
+        self._to_be_full = lazy_kernels.no_promises()
+        """(clock when the deficit is at the cap, slot, version), the earliest first."""
         self.priorities.prepare(capacity, device)
-        self._values = self.priorities.sums.values.numpy()
+        sums = self.priorities.sums
+        assert isinstance(sums, sum_tree.TreeSums)
+        self._values = sums.values.numpy()
+        self._growing = sums if self._cap == math.inf else sum_tree.TreeSums(capacity)
+        """The weights of all slots whose deficit is below the cap: E grows by them."""
+        self._rates = self._growing.values.numpy()
         self._free = sum_tree.TreeSums(capacity)
         actual, expected, since = np.zeros((3, capacity))
-        version, is_masked = np.zeros(capacity, np.int64), np.zeros(capacity, np.bool_)
-        self._accounts = lazy_kernels.Accounts(actual, expected, since, version, is_masked)
+        version, (is_masked, is_full) = np.zeros(capacity, np.int64), np.zeros((2, capacity), bool)
+        self._accounts = lazy_kernels.Accounts(actual, expected, since, version, is_masked, is_full)
         self._generator = generator(self._seed, "rrm sampler")
 
     def add(self, slots: range) -> None:
@@ -73,29 +83,41 @@ class LazyRRMSampler:
         # Before they lose the weight with which their expected count has grown.
         self._forget(slots)
         self.priorities.drop(slots)
-        self._mirror(torch.arange(slots.start, slots.stop))
+        self._look(torch.arange(slots.start, slots.stop))
 
     def _settle(self) -> None:
         for slots in self.priorities.unsettled:
             self._forget(slots)
         for slots in self.priorities.settle():
-            self._mirror(torch.arange(slots.start, slots.stop))
+            self._look(torch.arange(slots.start, slots.stop))
 
     def _forget(self, slots: range) -> None:
         self._carry += self._kernels.forget(
-            self._values, self._accounts, self._clock, slots.start, slots.stop
+            self._rates, self._accounts, self._clock, slots.start, slots.stop
         )
 
+    def _look(self, slots: Tensor) -> None:
+        """See which of ``slots`` are masked or full, until when. Their E are up to the clock."""
+        self._kernels.promise(
+            *(self._values, self._accounts, self._clock, slots.numpy(), self._cap),
+            *(self._to_be_free, self._to_be_full),
+        )
+        self._mirror(slots)
+
     def _mirror(self, slots: Tensor) -> None:
-        """Give ``slots`` their weight in the tree that is drawn from."""
+        """Give ``slots`` their weights in the trees that are drawn from and grown by."""
         index = slots.numpy()
-        weight = np.where(self._accounts.is_masked[index], MASK, 1.0) * self._values[index]
+        value = self._values[index]
+        weight = np.where(self._accounts.is_masked[index], MASK, 1.0) * value
         self._free.set(slots, torch.from_numpy(weight))
+        if self._cap < math.inf:
+            rate = np.where(self._accounts.is_full[index], 0.0, value)
+            self._growing.set(slots, torch.from_numpy(rate))
 
     def masked(self) -> Tensor:
         """(capacity,) bool: slots drawn more often than expected."""
         self._settle()
-        freed = self._kernels.free_kept(self._accounts, self._clock, self._promises)
+        freed = self._kernels.free_kept(self._accounts, self._clock, self._to_be_free)
         self._mirror(torch.from_numpy(freed))
         return torch.from_numpy(self._accounts.is_masked)
 
@@ -107,7 +129,7 @@ class LazyRRMSampler:
     @property
     def expected(self) -> Tensor:
         """(capacity,) E: how often it should have been."""
-        grown = self._values * (self._clock - self._accounts.since)
+        grown = self._rates * (self._clock - self._accounts.since)
         return torch.from_numpy(self._accounts.expected + grown)
 
     def sample(self, n: int) -> tuple[Tensor, Tensor | None]:
@@ -127,11 +149,16 @@ class LazyRRMSampler:
 
     def count(self, slots: Tensor) -> None:
         """Note that (n,) ``slots`` were drawn."""
+        # Drawn first: that makes room below the cap.
+        self._kernels.refresh(self._rates, self._accounts, self._clock, slots.numpy())
+        self._kernels.draw(self._accounts, slots.numpy())
+        self._look(slots)
         owed = len(slots) + self._carry
         self._carry = min(owed, 0.0)
-        self._clock += max(owed, 0.0) / float(self.priorities.sums.total)
-        self._kernels.draw(self._values, self._accounts, self._clock, slots.numpy(), self._promises)
-        self._mirror(slots)
+        self._clock = self._kernels.advance(
+            *(self._growing.tree, self._growing.leaf, self._accounts, self._clock),
+            *(max(owed, 0.0), self._cap, self._to_be_full),
+        )
 
     def update(self, slots: Tensor, priority: Tensor) -> None:
         """Set priorities from (n,) errors. Of a slot that comes twice the greatest counts.
@@ -140,16 +167,13 @@ class LazyRRMSampler:
         """
         require_numbers(priority)
         self._settle()
-        self._kernels.refresh(self._values, self._accounts, self._clock, slots.numpy())
+        self._kernels.refresh(self._rates, self._accounts, self._clock, slots.numpy())
         self.priorities.update(slots, priority)
-        self._kernels.promise(
-            self._values, self._accounts, self._clock, slots.numpy(), self._promises
-        )
-        self._mirror(slots)
+        self._look(slots)
 
     def state_dict(self) -> State:
         """Weights, accounts, clock, promises and generator."""
-        clock, slot = self._kernels.promises_to_arrays(self._promises)
+        promises = {"free": self._to_be_free, "full": self._to_be_full}
         return {
             "priorities": self.priorities.state_dict(),
             "accounts": {
@@ -157,7 +181,10 @@ class LazyRRMSampler:
                 for name, array in self._accounts._asdict().items()
             },
             "clock": [self._clock, self._carry],
-            "promises": {"clock": torch.from_numpy(clock), "slot": torch.from_numpy(slot)},
+            "promises": {
+                name: [torch.from_numpy(x) for x in self._kernels.promises_to_arrays(heap)]
+                for name, heap in promises.items()
+            },
             "generator": self._generator.get_state(),
         }
 
@@ -167,10 +194,10 @@ class LazyRRMSampler:
         for name, array in self._accounts._asdict().items():
             array[:] = state["accounts"][name].numpy()
         self._clock, self._carry = state["clock"]
-        self._promises = self._kernels.no_promises()
-        saved = state["promises"]
-        self._kernels.promises_from_arrays(
-            self._promises, saved["clock"].numpy(), saved["slot"].numpy()
-        )
+        self._to_be_free = self._kernels.no_promises()
+        self._to_be_full = self._kernels.no_promises()
+        for name, heap in {"free": self._to_be_free, "full": self._to_be_full}.items():
+            saved = (x.numpy() for x in state["promises"][name])
+            self._kernels.promises_from_arrays(heap, *saved)
         self._mirror(torch.arange(len(self._values)))
         self._generator.set_state(state["generator"])

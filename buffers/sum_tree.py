@@ -21,11 +21,11 @@ class TreeSums:
     """
 
     def __init__(self, capacity: int) -> None:
-        self._leaf = 1 << max(0, capacity - 1).bit_length()
-        self._tree = np.zeros(2 * self._leaf)
-        self.values = torch.from_numpy(self._tree[self._leaf : self._leaf + capacity])
+        self.leaf = 1 << max(0, capacity - 1).bit_length()
+        self.tree = np.zeros(2 * self.leaf)
+        self.values = torch.from_numpy(self.tree[self.leaf : self.leaf + capacity])
         """(capacity,) the weights; to read alone."""
-        self.total = torch.from_numpy(self._tree[1:2]).view(())
+        self.total = torch.from_numpy(self.tree[1:2]).view(())
         """0-d sum of all weights, kept up to date."""
 
     def set(self, slots: Tensor, values: Tensor) -> None:
@@ -33,11 +33,11 @@ class TreeSums:
 
         Raises ValueError for a weight that is negative or no number; nothing is changed then.
         """
-        _check(_set(self._tree, self._leaf, slots.numpy(), values.numpy(), False))
+        _check(set_weights(self.tree, self.leaf, slots.numpy(), values.numpy(), False))
 
     def revise(self, slots: Tensor, values: Tensor) -> None:
         """``set`` for the slots whose weight is not zero; the others stay at zero."""
-        _check(_set(self._tree, self._leaf, slots.numpy(), values.numpy(), True))
+        _check(set_weights(self.tree, self.leaf, slots.numpy(), values.numpy(), True))
 
     def find(self, fraction: Tensor) -> Tensor:
         """(B,) int64 slots where the running sum of weights passes (B,) fractions of the total.
@@ -46,7 +46,7 @@ class TreeSums:
         rounding, while any other is there.
         """
         slots = torch.empty(fraction.shape, dtype=torch.int64)
-        _find(self._tree, self._leaf, fraction.numpy(), slots.numpy())
+        _find(self.tree, self.leaf, fraction.numpy(), slots.numpy())
         return slots
 
     def find_distinct(self, n: int, generator: torch.Generator) -> Tensor:
@@ -56,7 +56,7 @@ class TreeSums:
         """
         fraction = torch.rand(n, dtype=torch.float64, generator=generator)
         slots = torch.empty(n, dtype=torch.int64)
-        _find_distinct(self._tree, self._leaf, fraction.numpy(), slots.numpy())
+        _find_distinct(self.tree, self.leaf, fraction.numpy(), slots.numpy())
         return slots
 
 
@@ -77,7 +77,8 @@ def _raise_sums(tree: Floats, nodes: Ints) -> None:
 
 
 @numba.njit(cache=True)
-def _set(tree: Floats, leaf: int, slots: Ints, values: Floats, live_only: bool) -> int:
+def set_weights(tree: Floats, leaf: int, slots: Ints, values: Floats, live_only: bool) -> int:
+    """``TreeSums.set``, or ``revise``, on its arrays: the place of the first bad weight, or -1."""
     for i in range(len(slots)):
         if not (0.0 <= values[i] < np.inf):
             return i

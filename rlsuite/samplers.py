@@ -92,8 +92,7 @@ class RRMConfig:
     draw: Literal["distinct", "stratified"] = "distinct"
     """"distinct": none twice in a batch; "stratified": one from each of equal parts of the mass."""
     deficit_cap: Positive | None = None
-    """Most draws that a transition may lag behind, for small replays: every batch then looks at all
-    that is stored. Unset is the paper's."""
+    """Most draws that a transition may lag behind, for small replays. Unset is the paper's."""
 
 
 class Context(NamedTuple):
@@ -138,11 +137,8 @@ def _lap(config: LAPConfig, context: Context) -> Sampler:
 
 def _rrm(config: RRMConfig, context: Context) -> Sampler:
     priority = lap(config.alpha, config.least)
-    if context.is_cpu and config.deficit_cap is None:
-        return LazyRRMSampler(context.seed, priority=priority, draw=config.draw)
-    return DenseRRMSampler(
-        context.seed, priority=priority, draw=config.draw, deficit_cap=config.deficit_cap
-    )
+    form = LazyRRMSampler if context.is_cpu else DenseRRMSampler
+    return form(context.seed, priority=priority, draw=config.draw, deficit_cap=config.deficit_cap)
 
 
 SamplerName = Literal["reshuffle", "uniform", "recency", "prioritized", "rank", "lap", "rrm"]

@@ -1,5 +1,6 @@
 """RR-M, dense and lazy: counts held to their expectation (arXiv 2503.02269)."""
 
+import math
 from collections.abc import Callable
 from typing import TypeAlias
 
@@ -66,14 +67,17 @@ def test_what_is_not_masked_does_not_follow() -> None:
         assert float(ahead.square().mean()) > least
 
 
+@pytest.mark.parametrize("cap", [None, 0.3, 2.0])
 @pytest.mark.parametrize("repeats", [False, True])
-def test_lazy_masks_are_the_dense_ones(repeats: bool) -> None:
+def test_lazy_masks_are_the_dense_ones(repeats: bool, cap: float | None) -> None:
     rng, count, batch = np.random.default_rng(1), 300, 16
     draws = torch.Generator().manual_seed(1)
     weights = torch.from_numpy(rng.random(count) ** 3 + 1e-3)
-    dense, lazy = filled(DenseRRMSampler, weights), filled(LazyRRMSampler, weights)
-    masked = 0
-    for _ in range(3000):
+    dense = filled(DenseRRMSampler, weights, deficit_cap=cap)
+    lazy = filled(LazyRRMSampler, weights, deficit_cap=cap)
+    batches = 3000 if cap is None else 600
+    masked = full = 0
+    for _ in range(batches):
         assert torch.equal(dense.masked(), lazy.masked())
         masked += int(dense.masked().sum())
         free = dense.priorities.sums.values * torch.where(dense.masked(), 1e-8, 1.0)
@@ -84,7 +88,9 @@ def test_lazy_masks_are_the_dense_ones(repeats: bool) -> None:
             sampler.update(slots, new)
         assert torch.equal(dense.actual, lazy.actual)
         torch.testing.assert_close(dense.expected, lazy.expected, atol=1e-9, rtol=0)
-    assert 0.1 < masked / 3000 / count < 0.9
+        full += int((dense.expected - dense.actual > (cap or math.inf) - 1e-9).sum())
+    assert 0.1 < masked / batches / count < 0.9
+    assert (cap is None) == (full < batches)
 
 
 @BOTH
@@ -142,11 +148,12 @@ def test_an_item_that_no_batch_can_satisfy_is_in_all_of_them(make: Make) -> None
     assert float(sampler.expected[0] - sampler.actual[0]) == pytest.approx(4000 - hits)
 
 
+@BOTH
 @pytest.mark.parametrize("heavy", [1, 5])
-def test_the_cap_bounds_deficits_and_keeps_sums_equal(heavy: int) -> None:
+def test_the_cap_bounds_deficits_and_keeps_sums_equal(make: Make, heavy: int) -> None:
     weights = torch.ones(200, dtype=torch.float64)
     weights[:heavy] = 199 / 3
-    sampler = filled(DenseRRMSampler, weights, deficit_cap=4.0)
+    sampler = filled(make, weights, deficit_cap=4.0)
     hits = 0
     for _ in range(2000):
         hits += int((sampler.sample(16)[0] == 0).sum())
@@ -155,10 +162,11 @@ def test_the_cap_bounds_deficits_and_keeps_sums_equal(heavy: int) -> None:
     assert float(sampler.expected.sum()) == pytest.approx(2000 * 16, rel=1e-9)
 
 
-def test_the_cap_keeps_sums_equal_while_priorities_change() -> None:
+@BOTH
+def test_the_cap_keeps_sums_equal_while_priorities_change(make: Make) -> None:
     """Where a slot's share is cut, others may reach the cap by it, and theirs is shared again."""
     rng = np.random.default_rng(5)
-    sampler = filled(DenseRRMSampler, torch.from_numpy(rng.random(60) ** 4 + 1e-3), deficit_cap=1.0)
+    sampler = filled(make, torch.from_numpy(rng.random(60) ** 4 + 1e-3), deficit_cap=1.0)
     for _ in range(2000):
         slots, _ = sampler.sample(8)
         total = float(sampler.actual.sum())
@@ -179,13 +187,14 @@ def test_a_stratified_slot_that_comes_twice_counts_twice() -> None:
 
 
 @BOTH
+@pytest.mark.parametrize("cap", [None, 0.5])
 @pytest.mark.parametrize("draw", ["distinct", "stratified"])
-def test_saved_and_loaded_it_goes_on(make: Make, draw: str) -> None:
+def test_saved_and_loaded_it_goes_on(make: Make, draw: str, cap: float | None) -> None:
     """T22: counts, masks and priorities; also with new slots that have no weight yet."""
 
     def fresh() -> RRM:
         weights = ImportanceWeights(0.4, 1000)
-        sampler = make(5, priority=Priority(), weights=weights, draw=draw)
+        sampler = make(5, priority=Priority(), weights=weights, draw=draw, deficit_cap=cap)
         sampler.prepare(120, CPU)
         return sampler
 
@@ -207,13 +216,7 @@ def test_saved_and_loaded_it_goes_on(make: Make, draw: str) -> None:
         assert torch.equal(a, b) and torch.equal(v, w)
 
 
-def test_configs_get_the_form_that_can_do_it() -> None:
-    build = SAMPLERS["rrm"].build
-    assert isinstance(build(RRMConfig(), Context(0, 1, is_cpu=True)), LazyRRMSampler)
-    for config, is_cpu in ((RRMConfig(), False), (RRMConfig(deficit_cap=4.0), True)):
-        assert isinstance(build(config, Context(0, 1, is_cpu)), DenseRRMSampler)
-
-
-def test_the_lazy_form_needs_the_cpu() -> None:
-    with pytest.raises(ValueError, match="LazyRRMSampler works on the CPU alone"):
-        LazyRRMSampler().prepare(10, torch.device("meta"))
+def test_configs_get_the_form_that_suits_the_device() -> None:
+    build, config = SAMPLERS["rrm"].build, RRMConfig(deficit_cap=4.0)
+    assert isinstance(build(config, Context(0, 1, is_cpu=True)), LazyRRMSampler)
+    assert isinstance(build(config, Context(0, 1, is_cpu=False)), DenseRRMSampler)
