@@ -2,38 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from rlsuite.buffers.frames import FrameStacks
+from rlsuite.buffers.output import Output, allocate
 from rlsuite.buffers.ring import Ring
-from rlsuite.buffers.rows import Field, RowWriter, flatten, mismatch, nest, pack
+from rlsuite.buffers.rows import Field, flatten, mismatch, nest, pack
 from rlsuite.errors import UserError
 from rlsuite.types import Batch, Sampler, State, Step
 
+if TYPE_CHECKING:
+    from rlsuite.buffers.row_writer import RowWriter
+
 KEPT_OUTPUTS = 4
 """Sizes of batches whose memory is kept for the next of the same size."""
-
-
-@dataclass(frozen=True, slots=True)
-class Output:
-    """Preallocated memory for batches of one size."""
-
-    rows: Tensor
-    """(B * window, row bytes) uint8."""
-    leaves: dict[str, Tensor]
-    """Views of ``rows``: (B, ...) if the window is one row, else (B, window, ...)."""
-    frames: Tensor
-    """(frames, frame bytes) uint8; none without stacks."""
-    last: dict[str, Tensor]
-    """If n_step > 1: the batch's leaves that come from the last row of the sum."""
-    batch: Batch
-    """What is handed out; views of ``rows`` and ``frames`` but for ``last`` and sums of rewards."""
 
 
 class Sequences(NamedTuple):
@@ -321,45 +308,14 @@ class Replay:
         self._paths = tuple(field.path for field in fields)
         self._columns = {field.path: field.view(self._ring.rows) for field in fields}
         if self.device.type == "cpu":
+            from rlsuite.buffers.row_writer import RowWriter  # numba takes half a second to import
+
             self._writer = RowWriter(fields, self._ring.rows.numpy())
 
     def _output(self, n: int) -> Output:
-        rows = torch.empty(
-            n * self.n_step, self._ring.rows.shape[1], dtype=torch.uint8, device=self.device
-        )
-        views = {field.path: field.view(rows) for field in self._fields}
-        first, last = dict(views), {}
-        if self.n_step > 1:
-            views = {
-                path: leaf.view(n, self.n_step, *leaf.shape[1:]) for path, leaf in views.items()
-            }
-            first = {path: leaf[:, 0] for path, leaf in views.items()}
-            first["reward"] = torch.empty(n, device=self.device)
-            for path, leaf in first.items():
-                if path.split("/")[0] in ("next_obs", "terminated", "truncated"):
-                    last[path] = torch.empty_like(leaf)
-            first |= last
-        frames = torch.empty(0, 0, dtype=torch.uint8, device=self.device)
-        if self._frames:
-            del first["frames"]
-            # One step apart, two stacks have all but one frame each in common.
-            each = self.frame_stack + 1 if self.n_step == 1 else 2 * self.frame_stack
-            frames = self._frames.empty(n * each)
-            stacks = self._frames.view(frames, n, each)
-            first["obs"] = stacks[:, : self.frame_stack]
-            first["next_obs"] = stacks[:, each - self.frame_stack :]
-        tree = nest(first)
-        extra = tree.pop("extra", {})
-        batch = Batch(
-            **tree,  # type: ignore[arg-type]
-            extra=extra,  # type: ignore[arg-type]
-            discount=torch.empty(n, device=self.device),
-            index=torch.empty(n, dtype=torch.int64, device=self.device),
-            weight=torch.ones(n, device=self.device),
-        )
         if len(self._outputs) == KEPT_OUTPUTS:
             del self._outputs[next(iter(self._outputs))]
-        self._outputs[n] = Output(rows, views, frames, last, batch)
+        self._outputs[n] = allocate(n, self._fields, self._ring.rows, self._frames, self.n_step)
         return self._outputs[n]
 
     def state_dict(self) -> State:

@@ -11,7 +11,10 @@ from rlsuite.cli import main
 
 CONTEXT = get_context("forkserver")
 CONTEXT.set_forkserver_preload(
-    ["rlsuite.build", "rlsuite.cli", "torch._dynamo", "matplotlib.figure", "mujoco", "pytest"]
+    [
+        *("rlsuite.build", "rlsuite.cli", "rlsuite.buffers.row_writer", "torch._dynamo"),
+        *("matplotlib.figure", "mujoco", "pytest"),
+    ]
 )
 
 
