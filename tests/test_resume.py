@@ -170,6 +170,24 @@ optimizer = "RMSprop"
 [replay]
 capacity = 701
 """,
+    "dqn-atari-groups-rrm": """
+algorithm = "dqn"
+[env]
+id = "ALE/Pong-v5"
+num_envs = 4
+groups = 2
+time_limit = 60
+[agent]
+hidden = [16]
+[replay]
+capacity = 701
+sampler = "rrm"
+[plan]
+total_transitions = 1_001
+warmup_transitions = 101
+updates_per_transition = 0.05
+batch_size = 9
+""",
     "c51": """
 algorithm = "c51"
 [env]
@@ -290,8 +308,9 @@ hidden = [16]
 
 
 def config_of(case: str) -> str:
-    plan = ROLLOUT_PLAN if case.split("-")[0] in ON_POLICY else REPLAY_PLAN
-    return CASES[case] + plan + RUN
+    if "[plan]" in CASES[case]:
+        return CASES[case] + RUN
+    return CASES[case] + (ROLLOUT_PLAN if case.split("-")[0] in ON_POLICY else REPLAY_PLAN) + RUN
 
 
 def solve(folder: Path) -> None:
