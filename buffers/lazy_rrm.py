@@ -165,7 +165,7 @@ class LazyRRMSampler:
 
         Raises ValueError on the CPU for an error that is no finite number; nothing is changed then.
         """
-        require_numbers(priority)
+        require_numbers(priority, priority.abs().max())
         self._settle()
         self._kernels.refresh(self._rates, self._accounts, self._clock, slots.numpy())
         self.priorities.update(slots, priority)

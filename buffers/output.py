@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from rlsuite.buffers.frames import FrameStacks
@@ -26,6 +28,8 @@ class Output:
     """If n_step > 1: the batch's leaves that come from the last row of the sum."""
     batch: Batch
     """What is handed out; views of ``rows`` and ``frames`` but for ``last`` and sums of rewards."""
+    arrays: tuple[NDArray[np.int64], NDArray[np.uint8]] | None
+    """``batch.index`` and ``rows`` in NumPy, on the CPU."""
 
 
 def allocate(
@@ -62,4 +66,5 @@ def allocate(
         index=torch.empty(n, dtype=torch.int64, device=device),
         weight=torch.ones(n, device=device),
     )
-    return Output(rows, views, gathered, last, batch)
+    arrays = (batch.index.numpy(), rows.numpy()) if device.type == "cpu" else None
+    return Output(rows, views, gathered, last, batch, arrays)

@@ -82,12 +82,13 @@ class Priority:
         return raw.clamp_(min=self.least) if self.least else raw
 
 
-def require_numbers(error: Tensor) -> None:
+def require_numbers(error: Tensor, greatest: Tensor) -> None:
     """Raises ValueError for (B,) errors that are infinite or no number, naming the first.
 
-    On the CPU alone: elsewhere the host would have to wait for the device.
+    ``greatest`` is 0-d, of their sizes: no number if any is none. On the CPU alone: elsewhere the
+    host would have to wait for the device.
     """
-    if error.is_cpu and not math.isfinite(float(error.abs().max())):
+    if error.is_cpu and not math.isfinite(float(greatest)):
         place = int(error.isfinite().logical_not().nonzero()[0])
         raise ValueError(f"priority {place} of the batch is infinite or no number")
 
@@ -167,10 +168,10 @@ class Priorities:
 
         Raises ValueError on the CPU for an error that is no finite number; nothing is changed then.
         """
-        require_numbers(error)
-        self.settle()
         raw = self.rule.raw(error)
         greatest = raw.max()
+        require_numbers(error, greatest)
+        self.settle()
         self.sums.revise(slots, raw.pow_(self.rule.alpha))  # which refuses what overflows
         torch.maximum(self.max, greatest, out=self.max)
 

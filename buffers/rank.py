@@ -86,7 +86,7 @@ class RankSampler:
 
         Raises ValueError on the CPU for an error that is no finite number; nothing is changed then.
         """
-        require_numbers(priority)
+        require_numbers(priority, priority.abs().max())
         error = priority.abs().to(torch.float32)
         torch.maximum(self._max, error.max(), out=self._max)
         # A slot that was dropped meanwhile stays out.

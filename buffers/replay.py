@@ -17,7 +17,7 @@ from rlsuite.errors import UserError
 from rlsuite.types import Batch, Sampler, State, Step
 
 if TYPE_CHECKING:
-    from rlsuite.buffers.row_writer import RowWriter
+    from rlsuite.buffers.compiled_rows import CompiledRows
 
 KEPT_OUTPUTS = 4
 """Sizes of batches whose memory is kept for the next of the same size."""
@@ -96,7 +96,7 @@ class Replay:
         self._paths: tuple[str, ...] = ()
         """Of the fields, in their order."""
         self._columns: dict[str, Tensor] = {}
-        self._writer: RowWriter | None = None
+        self._compiled: CompiledRows | None = None
         """On the CPU; elsewhere columns are copied one by one."""
         self._outputs: dict[int, Output] = {}
 
@@ -125,7 +125,7 @@ class Replay:
         count = step.terminated.shape[0]
         if count == 0:
             return
-        written = self.written
+        written = self._ring.written if self._fields else 0
         env = written % self.num_envs
         if env + count > self.num_envs:
             raise ValueError(f"got {count} transitions at environment {env} of {self.num_envs}")
@@ -138,8 +138,8 @@ class Replay:
         if paths != self._paths:
             leaves = self._in_order(dict(zip(paths, leaves, strict=True)))
         start = written % self.capacity
-        if self._writer is not None:
-            self._writer.write(leaves, start, count)
+        if self._compiled is not None:
+            self._compiled.write(leaves, start, count)
         else:
             self._copy([torch.as_tensor(leaf).detach() for leaf in leaves], start, count)
         self._ring.written += count
@@ -216,11 +216,18 @@ class Replay:
         if self.n_step > 1:
             self._sum_steps(output)
         else:
-            self._ring.gather(batch.index, output.rows)
+            self._gather(batch.index, output)
             torch.where(batch.terminated, *self._discounts, out=batch.discount)
             if self._frames:
                 self._frames.stacks(output.leaves["frames"].flatten(), output.frames)
         return batch
+
+    def _gather(self, rows: Tensor, output: Output) -> None:
+        if self._compiled is None or output.arrays is None:
+            torch.index_select(self._ring.rows, 0, rows, out=output.rows)
+        else:
+            index, out = output.arrays
+            self._compiled.gather(index if rows is output.batch.index else rows.numpy(), out)
 
     def update(self, batch: Batch, priority: Tensor | None) -> None:
         """Hand (B,) priorities of a sampled batch to the sampler."""
@@ -279,7 +286,7 @@ class Replay:
         """
         leaf, batch = output.leaves, output.batch
         rows, stored = self._window(batch.index, self.n_step)
-        self._ring.gather(rows.flatten(), output.rows)
+        self._gather(rows.flatten(), output)
 
         ended = (leaf["terminated"] | leaf["truncated"]).to(torch.int32)
         alive = stored & (ended.cumsum(1) - ended == 0)
@@ -308,9 +315,11 @@ class Replay:
         self._paths = tuple(field.path for field in fields)
         self._columns = {field.path: field.view(self._ring.rows) for field in fields}
         if self.device.type == "cpu":
-            from rlsuite.buffers.row_writer import RowWriter  # numba takes half a second to import
+            from rlsuite.buffers.compiled_rows import (
+                CompiledRows,  # numba takes half a second to import
+            )
 
-            self._writer = RowWriter(fields, self._ring.rows.numpy())
+            self._compiled = CompiledRows(fields, self._ring.rows.numpy())
 
     def _output(self, n: int) -> Output:
         if len(self._outputs) == KEPT_OUTPUTS:

@@ -52,15 +52,6 @@ class Ring:
         else:
             flat = _on_disk(directory, size)
         self.rows = flat.view(capacity, row_bytes)
-        self._array = self.rows.numpy() if device.type == "cpu" else None
-
-    def gather(self, index: Tensor, out: Tensor) -> None:
-        """Copy rows (B,) ``index``, which must be there, to (B, row bytes) ``out``."""
-        if self._array is None:
-            torch.index_select(self.rows, 0, index, out=out)
-        else:
-            # Faster for short rows. The mode "raise" takes a detour through a copy of ``out``.
-            self._array.take(index.numpy(), 0, out.numpy(), "clip")
 
     def spans(self, count: int) -> list[tuple[int, slice]]:
         """Where the next ``count`` rows go: (offset among them, rows of the ring)."""

@@ -132,7 +132,7 @@ class DenseRRMSampler:
 
         Raises ValueError on the CPU for an error that is no finite number; nothing is changed then.
         """
-        require_numbers(priority)
+        require_numbers(priority, priority.abs().max())
         self._settle()
         self.priorities.update(slots, priority)
 

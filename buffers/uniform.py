@@ -22,7 +22,8 @@ class UniformSampler:
 
     def add(self, slots: range) -> None:
         """Tell that ``slots`` were written."""
-        self.size = min(self.size + len(slots), self._capacity)
+        size = self.size + len(slots)
+        self.size = size if size < self._capacity else self._capacity
         self._next = slots.stop % self._capacity
 
     def drop(self, slots: range) -> None:

@@ -12,7 +12,7 @@ from rlsuite.cli import main
 CONTEXT = get_context("forkserver")
 CONTEXT.set_forkserver_preload(
     [
-        *("rlsuite.build", "rlsuite.cli", "rlsuite.buffers.row_writer", "torch._dynamo"),
+        *("rlsuite.build", "rlsuite.cli", "rlsuite.buffers.compiled_rows", "torch._dynamo"),
         *("matplotlib.figure", "mujoco", "pytest"),
     ]
 )

@@ -38,7 +38,7 @@ LAYERS: list[list[str]] = [
         "buffers.lazy_rrm",
         "buffers.ring",
         "buffers.rows",
-        "buffers.row_writer",
+        "buffers.compiled_rows",
         "buffers.frames",
         "buffers.output",
         "buffers.replay",

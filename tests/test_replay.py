@@ -369,3 +369,25 @@ def test_memory_of_batches_does_not_grow_with_their_sizes() -> None:
     gc.collect()
     assert sum(batch() is not None for batch in kept) <= 4
     assert replay.sample(3) is replay.sample(3)
+
+
+class Stuck(UniformSampler):
+    """Draws what it is told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.slots = [0, 1]
+
+    def sample(self, n: int) -> tuple[torch.Tensor, None]:
+        return torch.tensor(self.slots), None
+
+
+def test_slots_that_are_not_there_are_named() -> None:
+    replay, stream = Replay(6, Stuck(), num_envs=2), Stream(2, 0)
+    fill(replay, stream, 2)
+    before = replay.sample(2).obs["code"].clone()
+    for slots, bad in (([1, 6], 6), ([-1, 0], -1)):
+        replay.sampler.slots = slots
+        with pytest.raises(IndexError, match=rf"slot {bad} of the batch is outside \[0, 6\)"):
+            replay.sample(2)
+        assert torch.equal(replay._outputs[2].batch.obs["code"], before)

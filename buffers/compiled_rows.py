@@ -1,4 +1,4 @@
-"""Writing packed rows of main memory, compiled by numba."""
+"""Packed rows in main memory, written and gathered by numba."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from torch import Tensor
 from rlsuite.buffers.rows import Field, Leaf, mismatch
 
 
-class RowWriter:
-    """Writes transitions into packed rows of main memory, all leaves in one compiled call."""
+class CompiledRows:
+    """Packed rows of transitions in main memory: each access is one compiled call."""
 
     def __init__(self, fields: list[Field], rows: NDArray[np.uint8]) -> None:
-        """``rows`` (capacity, row bytes) are written to."""
+        """``rows`` (capacity, row bytes) are written to and gathered from."""
         self._fields = fields
         self._rows = rows
         self._dtypes = [_array(torch.empty(0, dtype=field.dtype)).dtype for field in fields]
@@ -47,6 +47,15 @@ class RowWriter:
         except TypeError:  # of arrays that are not contiguous
             data = b"".join(array.tobytes() for array in in_rows)
         _scatter(self._rows, data, self._places, start, count)
+
+    def gather(self, index: NDArray[np.int64], out: NDArray[np.uint8]) -> None:
+        """Copy rows (B,) ``index`` to (B, row bytes) ``out``.
+
+        Raises IndexError for a row that is not there; ``out`` is then as it was.
+        """
+        bad = _gather(self._rows, index, out)
+        if bad >= 0:
+            raise IndexError(f"slot {index[bad]} of the batch is outside [0, {len(self._rows)})")
 
     def _arrays(self, leaves: Sequence[Leaf], shapes: list[tuple[int, ...]]) -> list[NDArray[Any]]:
         arrays = [leaf if isinstance(leaf, np.ndarray) else _array(leaf) for leaf in leaves]
@@ -88,3 +97,24 @@ def _scatter(
                 for j in range(size):
                     rows[first + i, offset + j] = source[at + j]
                 at += size
+
+
+@numba.njit(cache=True)
+def _gather(rows: NDArray[np.uint8], index: NDArray[np.int64], out: NDArray[np.uint8]) -> np.int64:
+    source, target = rows.view(np.uint32), out.view(np.uint32)
+    count, length = np.uint64(len(index)), np.uint64(source.shape[1])
+    touched = np.uint32(0)
+    # A word of every cache line first: they are fetched side by side, not one after the other.
+    for i in range(count):
+        if not 0 <= index[i] < len(source):
+            return np.int64(i)
+        row, word = np.uint64(index[i]), np.uint64(0)
+        while word < length:
+            touched |= source[row, word]
+            word += np.uint64(16)
+    for i in range(count):
+        row = np.uint64(index[i])
+        for j in range(length):
+            target[i, j] = source[row, j]
+    # Either is well; without a use of what was touched the compiler would leave the touching out.
+    return np.int64(-1) if touched else np.int64(-2)
