@@ -97,7 +97,7 @@ class Replay:
         """Of the fields, in their order."""
         self._columns: dict[str, Tensor] = {}
         self._compiled: CompiledRows | None = None
-        """On the CPU; elsewhere columns are copied one by one."""
+        """On the CPU, without stacks; else columns are copied one by one."""
         self._outputs: dict[int, Output] = {}
 
     @property
@@ -314,7 +314,8 @@ class Replay:
         self._fields = fields
         self._paths = tuple(field.path for field in fields)
         self._columns = {field.path: field.view(self._ring.rows) for field in fields}
-        if self.device.type == "cpu":
+        # With stacks the rows are the least of it, and numba would take a tenth of the memory.
+        if self.device.type == "cpu" and self.frame_stack == 1:
             from rlsuite.buffers.compiled_rows import (
                 CompiledRows,  # numba takes half a second to import
             )
