@@ -131,7 +131,8 @@ class Replay:
             raise ValueError(f"got {count} transitions at environment {env} of {self.num_envs}")
         paths, leaves = flatten(step)
         if self.frame_stack > 1:
-            flat = self._add_frames(dict(zip(paths, leaves, strict=True)), range(env, env + count))
+            given = dict(zip(paths, leaves, strict=True))
+            flat, oldest = self._add_frames(given, range(env, env + count))
             paths, leaves = tuple(flat), tuple(flat.values())
         if not self._fields:
             self._allocate(*pack(dict(zip(paths, map(torch.as_tensor, leaves), strict=True))))
@@ -145,6 +146,8 @@ class Replay:
         self._ring.written += count
         self.sampler.add(range(start, start + count))
         if self._frames:
+            # Only now: had the row been refused, its slot would still be the old transition's.
+            self._oldest_frame[start : start + count] = oldest
             self._give_up(count)
 
     def _in_order(self, flat: dict[str, Any]) -> tuple[Any, ...]:
@@ -160,8 +163,8 @@ class Replay:
         for path, leaf in zip(self._paths, leaves, strict=True):
             self._columns[path][start : start + count].copy_(leaf, non_blocking=True)
 
-    def _add_frames(self, flat: dict[str, Any], envs: range) -> dict[str, Any]:
-        """Store the frames; their numbers stand for both observations."""
+    def _add_frames(self, flat: dict[str, Any], envs: range) -> tuple[dict[str, Any], int]:
+        """Store the frames, whose numbers stand for both observations; the oldest one needed."""
         obs, next_obs = flat.get("obs"), flat.get("next_obs")
         if obs is None or next_obs is None or obs.ndim < 3 or obs.shape[1] != self.frame_stack:
             found = "a dict" if obs is None else f"{tuple(obs.shape)}"
@@ -180,9 +183,7 @@ class Replay:
             )
             self._oldest_frame = np.zeros(self.capacity, np.int64)
         numbers, oldest = self._frames.add(envs, obs, next_obs)
-        start = self.written % self.capacity
-        self._oldest_frame[start : start + len(envs)] = oldest
-        return {"frames": numbers, **rest}
+        return {"frames": numbers, **rest}, oldest
 
     def _give_up(self, count: int) -> None:
         """Drop the oldest transitions, about ``count`` at once, until no frame of any is missing.

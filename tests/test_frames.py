@@ -313,3 +313,14 @@ def test_memory() -> None:
     command = [sys.executable, "-c", MEMORY]
     out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert 0.99 <= float(out) <= 1.05
+
+
+def test_a_refused_transition_leaves_the_oldest_where_it_is() -> None:
+    """Its frames are there by then, its row is not."""
+    replay, video = Replay(3, UniformSampler(), frame_stack=4), Video(1, 1, 0)
+    for _ in range(3):
+        replay.add(video.step())
+    before, step = replay._oldest_frame.copy(), video.step()
+    with pytest.raises(ValueError, match=r"reward is torch\.float64"):
+        replay.add(dataclasses.replace(step, reward=step.reward.double()))
+    assert np.array_equal(replay._oldest_frame, before) and len(replay) == 3
