@@ -7,6 +7,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from rlsuite.buffers.prioritized import (
@@ -60,13 +61,12 @@ class LazyRRMSampler:
         """(clock when no longer masked, slot, version), the earliest first."""
         self._to_be_full = lazy_kernels.no_promises()
         """(clock when the deficit is at the cap, slot, version), the earliest first."""
-        self.priorities.prepare(capacity, device)
-        sums = self.priorities.sums
-        assert isinstance(sums, sum_tree.TreeSums)
-        self._values = sums.values.numpy()
+        sums = sum_tree.TreeSums(capacity)
+        self.priorities.prepare(sums, capacity, device)
+        self._values = sums.values
         self._growing = sums if self._cap == math.inf else sum_tree.TreeSums(capacity)
         """The weights of all slots whose deficit is below the cap: E grows by them."""
-        self._rates = self._growing.values.numpy()
+        self._rates = self._growing.values
         self._free = sum_tree.TreeSums(capacity)
         actual, expected, since = np.zeros((3, capacity))
         version, (is_masked, is_full) = np.zeros(capacity, np.int64), np.zeros((2, capacity), bool)
@@ -83,42 +83,39 @@ class LazyRRMSampler:
         # Before they lose the weight with which their expected count has grown.
         self._forget(slots)
         self.priorities.drop(slots)
-        self._look(torch.arange(slots.start, slots.stop))
+        self._look(np.arange(slots.start, slots.stop))
 
     def _settle(self) -> None:
         for slots in self.priorities.unsettled:
             self._forget(slots)
         for slots in self.priorities.settle():
-            self._look(torch.arange(slots.start, slots.stop))
+            self._look(np.arange(slots.start, slots.stop))
 
     def _forget(self, slots: range) -> None:
         self._carry += self._kernels.forget(
             self._rates, self._accounts, self._clock, slots.start, slots.stop
         )
 
-    def _look(self, slots: Tensor) -> None:
+    def _look(self, slots: NDArray[np.int64]) -> None:
         """See which of ``slots`` are masked or full, until when. Their E are up to the clock."""
         self._kernels.promise(
-            *(self._values, self._accounts, self._clock, slots.numpy(), self._cap),
+            *(self._values, self._accounts, self._clock, slots, self._cap),
             *(self._to_be_free, self._to_be_full),
         )
         self._mirror(slots)
 
-    def _mirror(self, slots: Tensor) -> None:
+    def _mirror(self, slots: NDArray[np.int64]) -> None:
         """Give ``slots`` their weights in the trees that are drawn from and grown by."""
-        index = slots.numpy()
-        value = self._values[index]
-        weight = np.where(self._accounts.is_masked[index], MASK, 1.0) * value
-        self._free.set(slots, torch.from_numpy(weight))
+        value = self._values[slots]
+        self._free.set(slots, np.where(self._accounts.is_masked[slots], MASK, 1.0) * value)
         if self._cap < math.inf:
-            rate = np.where(self._accounts.is_full[index], 0.0, value)
-            self._growing.set(slots, torch.from_numpy(rate))
+            self._growing.set(slots, np.where(self._accounts.is_full[slots], 0.0, value))
 
     def masked(self) -> Tensor:
         """(capacity,) bool: slots drawn more often than expected."""
         self._settle()
         freed = self._kernels.free_kept(self._accounts, self._clock, self._to_be_free)
-        self._mirror(torch.from_numpy(freed))
+        self._mirror(freed)
         return torch.from_numpy(self._accounts.is_masked)
 
     @property
@@ -143,16 +140,18 @@ class LazyRRMSampler:
             slots = self._free.find_distinct(n, self._generator)
         else:
             part = fractions(n, self.draw, self._generator, self.priorities.device)
-            slots = self._free.find(part)
-        self.count(slots)
-        return slots, self.priorities.weigh(slots)
+            slots = self._free.find(part.numpy())
+        drawn = torch.from_numpy(slots)
+        self.count(drawn)
+        return drawn, self.priorities.weigh(slots)
 
     def count(self, slots: Tensor) -> None:
         """Note that (n,) ``slots`` were drawn."""
+        index = slots.numpy()
         # Drawn first: that makes room below the cap.
-        self._kernels.refresh(self._rates, self._accounts, self._clock, slots.numpy())
-        self._kernels.draw(self._accounts, slots.numpy())
-        self._look(slots)
+        self._kernels.refresh(self._rates, self._accounts, self._clock, index)
+        self._kernels.draw(self._accounts, index)
+        self._look(index)
         owed = len(slots) + self._carry
         self._carry = min(owed, 0.0)
         self._clock = self._kernels.advance(
@@ -167,9 +166,10 @@ class LazyRRMSampler:
         """
         require_numbers(priority, priority.abs().max())
         self._settle()
-        self._kernels.refresh(self._rates, self._accounts, self._clock, slots.numpy())
+        index = slots.numpy(force=True)
+        self._kernels.refresh(self._rates, self._accounts, self._clock, index)
         self.priorities.update(slots, priority)
-        self._look(slots)
+        self._look(index)
 
     def state_dict(self) -> State:
         """Weights, accounts, clock, promises and generator."""
@@ -199,5 +199,5 @@ class LazyRRMSampler:
         for name, heap in {"free": self._to_be_free, "full": self._to_be_full}.items():
             saved = (x.numpy() for x in state["promises"][name])
             self._kernels.promises_from_arrays(heap, *saved)
-        self._mirror(torch.arange(len(self._values)))
+        self._mirror(np.arange(len(self._values)))
         self._generator.set_state(state["generator"])

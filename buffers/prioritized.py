@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from rlsuite.buffers.sums import Sums, make_sums
+from rlsuite.buffers.sums import Array, Sums, make_sums, namespace
 from rlsuite.rng import generator
 from rlsuite.types import State
 
@@ -39,19 +40,24 @@ class ImportanceWeights:
         share = min(1.0, batches / self.anneal_batches) if self.anneal_batches else 0.0
         return self.beta + (1.0 - self.beta) * share
 
-    def __call__(
-        self, value: Tensor, values: Tensor, total: Tensor, size: int, beta: float
-    ) -> Tensor:
-        """(B,) float32 weights of slots with leaf weights (B,) ``value``, among all ``values``."""
+    def unit(self, value: Array, least: Callable[[], Array], total: Array, size: int) -> Array:
+        """The leaf weight whose importance is 1, or leaf weights of which it is the least.
+
+        The batch has (B,) leaf weights ``value``, all ``size`` slots have ``least`` and ``total``.
+        """
         match self.normalize:
             case "batch":  # the factor (N / total)**-beta cancels
-                weight = (value / value.min()).pow_(-beta)
+                return value
             case "buffer":
-                least = torch.where(values > 0, values, torch.inf).min()
-                weight = (value / least).pow_(-beta)
+                return least()
             case "none":
-                weight = (value * (size / total)).pow_(-beta)
-        return weight.float()
+                return total / size
+
+
+def importance(value: Array, unit: Array, beta: float) -> Array:
+    """(B,) weights of slots with leaf weights (B,) ``value`` (Schaul et al., 3.4)."""
+    weight: Array = (value / unit.min()) ** -beta
+    return weight
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,13 +82,17 @@ class Priority:
                 f"{self.epsilon}, {self.least}"
             )
 
-    def raw(self, error: Tensor) -> Tensor:
-        """(B,) float64 priorities before the exponent."""
-        raw = error.abs().double().add_(self.epsilon)
-        return raw.clamp_(min=self.least) if self.least else raw
+
+def prioritize(
+    size: Array, epsilon: float, least: float, alpha: float, most: Array
+) -> tuple[Array, Any]:
+    """(B,) weights of errors of (B,) ``size``, and the greatest priority before the exponent, or
+    the one in ``most`` if that is greater."""
+    raw = (size + epsilon).clip(least, math.inf)
+    return raw**alpha, raw.clip(most.min()).max()
 
 
-def require_numbers(error: Tensor, greatest: Tensor) -> None:
+def require_numbers(error: Tensor, greatest: Any) -> None:
     """Raises ValueError for (B,) errors that are infinite or no number, naming the first.
 
     ``greatest`` is 0-d, of their sizes: no number if any is none. On the CPU alone: elsewhere the
@@ -116,18 +126,20 @@ class Priorities:
         self.rule, self.weights, self.greatest = rule or Priority(), weights, greatest
         self.batches = 0
         """Batches weighed, on which beta depends."""
-        self.sums: Sums
+        self.sums: Sums[Any]
         self.size = 0
         """Slots that can be drawn."""
         self.unsettled: list[range] = []
         """New slots that have no weight yet."""
 
-    def prepare(self, capacity: int, device: torch.device) -> None:
-        """Take the memory for ``capacity`` slots."""
-        self.sums = make_sums(capacity, device)
-        self.capacity, self.device = capacity, device
-        self.max = torch.ones((), dtype=Floats, device=device)
-        """0-d greatest priority, before the exponent."""
+    def prepare(self, sums: Sums[Any], capacity: int, device: torch.device) -> None:
+        """Keep the weights of ``capacity`` slots in ``sums``."""
+        self.sums, self.capacity, self.device = sums, capacity, device
+        self._xp = namespace(sums.values)
+        self._importance = sums.compiled(importance)
+        self._prioritize = sums.compiled(prioritize)
+        self.max: Any = self._xp.ones_like(sums.values[:1])
+        """(1,) greatest priority, before the exponent."""
 
     def add(self, slots: range) -> None:
         """Note new slots; they get their weight before the next draw or update."""
@@ -140,7 +152,7 @@ class Priorities:
         """Never draw these slots, the oldest, until they are added again."""
         self.settle()
         self.size -= len(slots)
-        self._fill(slots, torch.zeros((), dtype=Floats, device=self.device))
+        self._fill(slots, 0.0)
 
     def settle(self) -> list[range]:
         """Give the new slots their weight; the slots it gave one."""
@@ -149,31 +161,38 @@ class Priorities:
             value = self.max**self.rule.alpha
             if self.greatest == "stored":
                 stored = self.sums.values.max()
-                value = torch.where(stored > 0, stored, value)
+                value = self._xp.where(stored > 0, stored, value)
             for slots in new:
                 self._fill(slots, value)
         return new
 
-    def weigh(self, slots: Tensor) -> Tensor | None:
-        """(B,) float32 importance weights of the next batch, or None."""
+    def weigh(self, slots: Any) -> Tensor | None:
+        """(B,) float32 importance weights of the next batch, or None.
+
+        ``slots`` are (B,) int64, as the sums return them.
+        """
         if self.weights is None:
             return None
         beta = self.weights.beta_after(self.batches)
         self.batches += 1
-        value = self.sums.values.index_select(0, slots)
-        return self.weights(value, self.sums.values, self.sums.total, self.size, beta)
+        sums = self.sums
+        value = sums.values[slots]
+        unit = self.weights.unit(value, sums.least, sums.total, self.size)
+        weight = self._importance(value, unit, beta)
+        return sums.tensor(self._xp.asarray(weight, dtype=self._xp.float32))
 
     def update(self, slots: Tensor, error: Tensor) -> None:
         """Weights from (B,) errors; slots dropped meanwhile stay out.
 
         Raises ValueError on the CPU for an error that is no finite number; nothing is changed then.
         """
-        raw = self.rule.raw(error)
-        greatest = raw.max()
-        require_numbers(error, greatest)
+        sums = self.sums
+        rule, size = self.rule, sums.sizes(error)
+        value, most = self._prioritize(size, rule.epsilon, rule.least, rule.alpha, self.max)
+        require_numbers(error, most)
         self.settle()
-        self.sums.revise(slots, raw.pow_(self.rule.alpha))  # which refuses what overflows
-        torch.maximum(self.max, greatest, out=self.max)
+        sums.revise(sums.array(slots), value)  # which refuses what overflows
+        self.max[0] = most
 
     def require(self, n: int) -> None:
         """Raises ValueError unless at least ``n`` slots can be drawn."""
@@ -184,15 +203,15 @@ class Priorities:
                 f"cannot draw {n} different transitions of {self.size}: add more first"
             )
 
-    def _fill(self, slots: range, value: Tensor) -> None:
-        index = torch.arange(slots.start, slots.stop, device=self.device)
-        self.sums.set(index, value.expand(len(slots)))
+    def _fill(self, slots: range, value: Any) -> None:
+        index = self.sums.array(torch.arange(slots.start, slots.stop, device=self.device))
+        self.sums.set(index, self._xp.zeros_like(index, dtype=self._xp.float64) + value)
 
     def state_dict(self) -> State:
         """The weights, the greatest priority, the slots without weight yet, and counts."""
         return {
-            "values": self.sums.values.clone(),
-            "max": self.max.clone(),
+            "values": self.sums.tensor(self.sums.values).clone(),
+            "max": self.sums.tensor(self.max)[0].clone(),
             "size": self.size,
             "batches": self.batches,
             "new": [[slots.start, slots.stop] for slots in self.unsettled],
@@ -202,9 +221,10 @@ class Priorities:
         """Hold the same weights."""
         self.unsettled = [range(start, stop) for start, stop in state["new"]]
         self.size, self.batches = state["size"], state["batches"]
-        self.max.copy_(state["max"])
+        sums = self.sums
+        self.max[0] = sums.array(state["max"].to(self.device))
         index = torch.arange(self.capacity, device=self.device)
-        self.sums.set(index, state["values"].to(self.device))
+        sums.set(sums.array(index), sums.array(state["values"].to(self.device)))
 
 
 def fractions(n: int, draw: Draw, rng: torch.Generator, device: torch.device) -> Tensor:
@@ -242,7 +262,7 @@ class PrioritizedSampler:
 
     def prepare(self, capacity: int, device: torch.device) -> None:
         """Take the memory for ``capacity`` slots on ``device``."""
-        self.priorities.prepare(capacity, device)
+        self.priorities.prepare(make_sums(capacity, device), capacity, device)
         self._generator = generator(self._seed, "prioritized sampler", device=device)
 
     def add(self, slots: range) -> None:
@@ -265,8 +285,9 @@ class PrioritizedSampler:
         if distinct:
             slots = sums.find_distinct(n, self._generator)
         else:
-            slots = sums.find(fractions(n, self.draw, self._generator, self.priorities.device))
-        return slots, self.priorities.weigh(slots)
+            part = fractions(n, self.draw, self._generator, self.priorities.device)
+            slots = sums.find(sums.array(part))
+        return sums.tensor(slots), self.priorities.weigh(slots)
 
     def update(self, slots: Tensor, priority: Tensor) -> None:
         """Set priorities from (n,) errors. Of a slot that comes twice the greatest counts.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rlsuite.buffers.prioritized import Floats, ImportanceWeights, require_numbers
+from rlsuite.buffers.prioritized import Floats, ImportanceWeights, importance, require_numbers
 from rlsuite.rng import generator
 from rlsuite.types import State
 
@@ -78,8 +78,9 @@ class RankSampler:
         beta = self.weights.beta_after(self.batches)
         self.batches += 1
         mass = self._mass.index_select(0, rank)
-        values = self._mass[: self._ranked]
-        return slots, self.weights(mass, values, running[-1], self._ranked, beta)
+        least = self._mass[self._ranked - 1]
+        unit = self.weights.unit(mass, lambda: least, running[-1], self._ranked)
+        return slots, importance(mass, unit, beta).float()
 
     def update(self, slots: Tensor, priority: Tensor) -> None:
         """Set (n,) errors. Of a slot that comes twice the greatest counts.

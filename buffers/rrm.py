@@ -59,9 +59,8 @@ class DenseRRMSampler:
 
     def prepare(self, capacity: int, device: torch.device) -> None:
         """Take the memory for ``capacity`` slots on ``device``."""
-        self.priorities.prepare(capacity, device)
         # Weights and masks change everywhere for every batch: a tree would only be in the way.
-        self.priorities.sums = FlatSums(capacity, device)
+        self.priorities.prepare(FlatSums(capacity, device), capacity, device)
         self._free = FlatSums(capacity, device)
         self.actual = torch.zeros(capacity, dtype=Floats, device=device)
         """(capacity,) A: how often each slot was drawn since it was written."""

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+from typing import Any
+
 import numba
 import numpy as np
 import torch
@@ -23,46 +27,74 @@ class TreeSums:
     def __init__(self, capacity: int) -> None:
         self.leaf = 1 << max(0, capacity - 1).bit_length()
         self.tree = np.zeros(2 * self.leaf)
-        self.values = torch.from_numpy(self.tree[self.leaf : self.leaf + capacity])
+        self.values = self.tree[self.leaf : self.leaf + capacity]
         """(capacity,) the weights; to read alone."""
-        self.total = torch.from_numpy(self.tree[1:2]).view(())
-        """0-d sum of all weights, kept up to date."""
+        self.total = self.tree[1:2]
+        """(1,) sum of all weights, kept up to date."""
 
-    def set(self, slots: Tensor, values: Tensor) -> None:
+    def least(self) -> Floats:
+        """(1,) least weight that is not zero."""
+        least: Floats = self.values.min(initial=np.inf, where=self.values > 0, keepdims=True)
+        return least
+
+    def array(self, tensor: Tensor) -> NDArray[Any]:
+        """The same numbers as these sums take them."""
+        return tensor.numpy(force=True)
+
+    def sizes(self, tensor: Tensor) -> Floats:
+        """Its absolute values, float64, as these sums take them."""
+        sizes: Floats = np.abs(tensor.numpy(force=True), dtype=np.float64)
+        return sizes
+
+    def tensor(self, array: NDArray[Any]) -> Tensor:
+        """The same numbers in a tensor."""
+        return torch.from_numpy(array)
+
+    def compiled(self, formula: Callable[..., Any]) -> Callable[..., Any]:
+        """The formula, compiled by numba."""
+        return compiled(formula)
+
+    def set(self, slots: Ints, values: Floats) -> None:
         """Give (B,) slots (B,) weights; of a slot that comes twice the greatest stays.
 
         Raises ValueError for a weight that is negative or no number; nothing is changed then.
         """
-        _check(set_weights(self.tree, self.leaf, slots.numpy(), values.numpy(), False))
+        _check(set_weights(self.tree, self.leaf, slots, values, False))
 
-    def revise(self, slots: Tensor, values: Tensor) -> None:
+    def revise(self, slots: Ints, values: Floats) -> None:
         """``set`` for the slots whose weight is not zero; the others stay at zero."""
-        _check(set_weights(self.tree, self.leaf, slots.numpy(), values.numpy(), True))
+        _check(set_weights(self.tree, self.leaf, slots, values, True))
 
-    def find(self, fraction: Tensor) -> Tensor:
+    def find(self, fraction: Floats) -> Ints:
         """(B,) int64 slots where the running sum of weights passes (B,) fractions of the total.
 
         Fractions are float64 in [0, 1]. A slot of weight zero is never returned, whatever the
         rounding, while any other is there.
         """
-        slots = torch.empty(fraction.shape, dtype=torch.int64)
-        _find(self.tree, self.leaf, fraction.numpy(), slots.numpy())
+        slots = np.empty(len(fraction), np.int64)
+        _find(self.tree, self.leaf, fraction, slots)
         return slots
 
-    def find_distinct(self, n: int, generator: torch.Generator) -> Tensor:
+    def find_distinct(self, n: int, generator: torch.Generator) -> Ints:
         """(n,) different slots, drawn one after the other in proportion to the weights left.
 
         At least ``n`` weights must not be zero.
         """
         fraction = torch.rand(n, dtype=torch.float64, generator=generator)
-        slots = torch.empty(n, dtype=torch.int64)
-        _find_distinct(self.tree, self.leaf, fraction.numpy(), slots.numpy())
+        slots = np.empty(n, np.int64)
+        _find_distinct(self.tree, self.leaf, fraction.numpy(), slots)
         return slots
 
 
 def _check(bad: int) -> None:
     if bad >= 0:
         raise ValueError(f"priority {bad} of the batch is negative or no number")
+
+
+@functools.cache
+def compiled(formula: Callable[..., Any]) -> Callable[..., Any]:
+    """What numba makes of ``formula``: the same for all sums, as compiling takes a second."""
+    return numba.njit(cache=True)(formula)
 
 
 @numba.njit(cache=True)

@@ -2,39 +2,65 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable
+from typing import Any, Protocol, TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+
+Array = TypeVar("Array", Tensor, NDArray[Any])
+"""On the CPU sums are of NumPy arrays, which numba compiles for."""
 
 FLAT_LIMIT = 1 << 22
 """Slots up to which a running sum over all of them is drawn from on a device (spec: about 4M)."""
 
 
-class Sums(Protocol):
+class Sums(Protocol[Array]):
     """Non-negative float64 weights of slots. A slot of weight zero is never drawn."""
 
-    values: Tensor
+    values: Array
     """(capacity,) the weights; to read alone."""
 
     @property
-    def total(self) -> Tensor:
-        """0-d sum of all weights."""
+    def total(self) -> Array:
+        """0-d or (1,) sum of all weights."""
 
-    def set(self, slots: Tensor, values: Tensor) -> None:
+    def least(self) -> Array:
+        """0-d or (1,) least weight that is not zero."""
+
+    def array(self, tensor: Tensor) -> Array:
+        """The same numbers as these sums take them."""
+
+    def sizes(self, tensor: Tensor) -> Array:
+        """Its absolute values, float64, as these sums take them."""
+
+    def tensor(self, array: Array) -> Tensor:
+        """The same numbers in a tensor."""
+
+    def compiled(self, formula: Callable[..., Any]) -> Callable[..., Any]:
+        """A formula of arrays, of operators and methods alone, as fast as it can be had here."""
+
+    def set(self, slots: Array, values: Array) -> None:
         """Give (B,) slots (B,) weights; of a slot that comes twice the greatest stays."""
 
-    def revise(self, slots: Tensor, values: Tensor) -> None:
+    def revise(self, slots: Array, values: Array) -> None:
         """``set`` for the slots whose weight is not zero; the others stay at zero."""
 
-    def find(self, fraction: Tensor) -> Tensor:
+    def find(self, fraction: Array) -> Array:
         """(B,) int64 slots where the running sum of weights passes (B,) fractions of the total."""
 
-    def find_distinct(self, n: int, generator: torch.Generator) -> Tensor:
+    def find_distinct(self, n: int, generator: torch.Generator) -> Array:
         """(n,) different slots, drawn one after the other in proportion to the weights left."""
 
 
-def make_sums(capacity: int, device: torch.device) -> Sums:
+def namespace(array: Any) -> Any:
+    """torch or NumPy, whichever ``array`` is of: much in them has the same name and meaning."""
+    return torch if isinstance(array, Tensor) else np
+
+
+def make_sums(capacity: int, device: torch.device) -> Sums[Any]:
     """The fastest form: a compiled tree on the CPU; on a device a running sum over all slots, which
     is three launches, and for more than FLAT_LIMIT slots sums of blocks."""
     if device.type == "cpu":
@@ -44,7 +70,33 @@ def make_sums(capacity: int, device: torch.device) -> Sums:
     return FlatSums(capacity, device) if capacity <= FLAT_LIMIT else BlockSums(capacity, device)
 
 
-class FlatSums:
+class _Tensors:
+    """What sums have in common whose arrays are tensors."""
+
+    values: Tensor
+
+    def least(self) -> Tensor:
+        """0-d least weight that is not zero."""
+        return torch.where(self.values > 0, self.values, torch.inf).min()
+
+    def array(self, tensor: Tensor) -> Tensor:
+        """The same numbers as these sums take them."""
+        return tensor
+
+    def sizes(self, tensor: Tensor) -> Tensor:
+        """Its absolute values, float64."""
+        return tensor.detach().abs().double()
+
+    def tensor(self, array: Tensor) -> Tensor:
+        """The same numbers in a tensor."""
+        return array
+
+    def compiled(self, formula: Callable[..., Any]) -> Callable[..., Any]:
+        """The formula itself."""
+        return formula
+
+
+class FlatSums(_Tensors):
     """Nothing but the weights; each draw sums all of them."""
 
     def __init__(self, capacity: int, device: torch.device) -> None:
@@ -75,7 +127,7 @@ class FlatSums:
         return _race(self.values, n, generator)
 
 
-class BlockSums:
+class BlockSums(_Tensors):
     """Weights in blocks of 64, the blocks' sums in blocks of 64, and so on to a single block."""
 
     FAN = 64

@@ -1,17 +1,20 @@
 """Sum structures: exact inverse, no slot of weight zero, no drift, duplicates; every form alike."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
 from rlsuite.buffers.sum_tree import TreeSums
-from rlsuite.buffers.sums import BlockSums, FlatSums, Sums, make_sums
+from rlsuite.buffers.sums import BlockSums, FlatSums, make_sums
+from rlsuite.buffers.sums import Sums as Form
 
 CPU = torch.device("cpu")
-FORMS: dict[str, Callable[[int], Sums]] = {
+FORMS: dict[str, Callable[[int], Form[Any]]] = {
     "tree": TreeSums,
     "flat": lambda capacity: FlatSums(capacity, CPU),
     "blocks": lambda capacity: BlockSums(capacity, CPU),
@@ -19,8 +22,35 @@ FORMS: dict[str, Callable[[int], Sums]] = {
 forms = pytest.mark.parametrize("form", FORMS)
 
 
-def filled(form: str, values: torch.Tensor) -> Sums:
-    sums = FORMS[form](len(values))
+class Sums:
+    """A form, spoken to in tensors."""
+
+    def __init__(self, form: Form[Any]) -> None:
+        self.form = form
+
+    def set(self, slots: Tensor, values: Tensor) -> None:
+        self.form.set(self.form.array(slots), self.form.array(values))
+
+    def revise(self, slots: Tensor, values: Tensor) -> None:
+        self.form.revise(self.form.array(slots), self.form.array(values))
+
+    def find(self, fraction: Tensor) -> Tensor:
+        return self.form.tensor(self.form.find(self.form.array(fraction)))
+
+    def find_distinct(self, n: int, generator: torch.Generator) -> Tensor:
+        return self.form.tensor(self.form.find_distinct(n, generator))
+
+    @property
+    def values(self) -> Tensor:
+        return self.form.tensor(self.form.values)
+
+    @property
+    def total(self) -> Tensor:
+        return self.form.tensor(self.form.total).sum()
+
+
+def filled(form: str, values: Tensor) -> Sums:
+    sums = Sums(FORMS[form](len(values)))
     sums.set(torch.arange(len(values)), values)
     return sums
 
@@ -129,6 +159,22 @@ def test_distinct_draws_follow_the_law_of_drawing_without_putting_back(form: str
             p = 0.0 if a == b else weights[a] / 8 * weights[b] / (8 - weights[a])
             assert abs(float(counts[a, b]) / runs - p) <= 5 * (p * (1 - p) / runs) ** 0.5
     assert sums.values.tolist() == weights and float(sums.total) == 8.0
+
+
+@forms
+def test_the_least_weight_is_not_zero(form: str) -> None:
+    sums = filled(form, torch.tensor([3.0, 0.0, 2.0], dtype=torch.float64)).form
+    assert sums.least().tolist() in (2.0, [2.0])
+
+
+@forms
+def test_sizes_are_whole(form: str) -> None:
+    """An int or half precision error counts in float64, as the sums do; one with a gradient too."""
+    sums = FORMS[form](3)
+    errors = torch.tensor([-0.1, 2.0, -3.0])
+    for error in (errors, errors.half(), errors.int(), errors.clone().requires_grad_()):
+        sizes = sums.tensor(sums.sizes(error))
+        assert torch.equal(sizes, error.detach().double().abs())
 
 
 def test_what_is_no_weight_is_refused() -> None:
