@@ -57,6 +57,12 @@ class CompiledRows:
         if bad >= 0:
             raise IndexError(f"slot {index[bad]} of the batch is outside [0, {len(self._rows)})")
 
+    def bootstrap(
+        self, terminated: NDArray[np.bool_], discount: float, out: NDArray[np.float32]
+    ) -> None:
+        """Set (B,) ``out`` to zero where ``terminated``, else to ``discount``."""
+        _bootstrap(terminated, discount, out)
+
     def _arrays(self, leaves: Sequence[Leaf], shapes: list[tuple[int, ...]]) -> list[NDArray[Any]]:
         arrays = [leaf if isinstance(leaf, np.ndarray) else _array(leaf) for leaf in leaves]
         for i, array in enumerate(arrays):
@@ -118,3 +124,9 @@ def _gather(rows: NDArray[np.uint8], index: NDArray[np.int64], out: NDArray[np.u
             target[i, j] = source[row, j]
     # Either is well; without a use of what was touched the compiler would leave the touching out.
     return np.int64(-1) if touched else np.int64(-2)
+
+
+@numba.njit(cache=True)
+def _bootstrap(terminated: NDArray[np.bool_], discount: float, out: NDArray[np.float32]) -> None:
+    for i in range(len(out)):
+        out[i] = 0.0 if terminated[i] else discount

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -12,6 +13,15 @@ from torch import Tensor
 from rlsuite.buffers.frames import FrameStacks
 from rlsuite.buffers.rows import Field, nest
 from rlsuite.types import Batch
+
+
+class Arrays(NamedTuple):
+    """What compiled code reads and writes of a batch, in NumPy, on the CPU."""
+
+    slots: NDArray[np.int64]
+    rows: NDArray[np.uint8]
+    terminated: NDArray[np.bool_]
+    discount: NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +38,8 @@ class Output:
     """If n_step > 1: the batch's leaves that come from the last row of the sum."""
     batch: Batch
     """What is handed out; views of ``rows`` and ``frames`` but for ``last`` and sums of rewards."""
-    arrays: tuple[NDArray[np.int64], NDArray[np.uint8]] | None
-    """``batch.index`` and ``rows`` in NumPy, on the CPU."""
+    arrays: Arrays | None
+    """None on another device than the CPU."""
 
 
 def allocate(
@@ -66,5 +76,8 @@ def allocate(
         index=torch.empty(n, dtype=torch.int64, device=device),
         weight=torch.ones(n, device=device),
     )
-    arrays = (batch.index.numpy(), rows.numpy()) if device.type == "cpu" else None
+    arrays = None
+    if device.type == "cpu":
+        read = (batch.index, rows, batch.terminated, batch.discount)
+        arrays = Arrays(*(tensor.numpy() for tensor in read))
     return Output(rows, views, gathered, last, batch, arrays)

@@ -218,7 +218,7 @@ class Replay:
             self._sum_steps(output)
         else:
             self._gather(batch.index, output)
-            torch.where(batch.terminated, *self._discounts, out=batch.discount)
+            self._bootstrap(output)
             if self._frames:
                 self._frames.stacks(output.leaves["frames"].flatten(), output.frames)
         return batch
@@ -227,8 +227,18 @@ class Replay:
         if self._compiled is None or output.arrays is None:
             torch.index_select(self._ring.rows, 0, rows, out=output.rows)
         else:
-            index, out = output.arrays
-            self._compiled.gather(index if rows is output.batch.index else rows.numpy(), out)
+            index = output.arrays.slots if rows is output.batch.index else rows.numpy()
+            self._compiled.gather(index, output.arrays.rows)
+
+    def _bootstrap(self, output: Output) -> None:
+        """Set the batch's discounts, of single transitions."""
+        batch = output.batch
+        if self._compiled is None or output.arrays is None:
+            torch.where(batch.terminated, *self._discounts, out=batch.discount)
+        else:
+            self._compiled.bootstrap(
+                output.arrays.terminated, self.discount, output.arrays.discount
+            )
 
     def update(self, batch: Batch, priority: Tensor | None) -> None:
         """Hand (B,) priorities of a sampled batch to the sampler."""

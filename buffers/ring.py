@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
+import numpy as np
 import psutil
 import torch
 from torch import Tensor
@@ -46,11 +47,15 @@ class Ring:
         size = capacity * row_bytes
         what = f"{name} and their transitions" if beside else name
         _check_room(what, capacity, size + beside, device, directory)
-        if directory is None:
-            # Zeros, so that equal rows are equal bytes, also between their leaves.
-            flat = torch.zeros(size, dtype=torch.uint8, device=device)
-        else:
+        # Zeros, so that equal rows are equal bytes, also between their leaves.
+        if directory is not None:
             flat = _on_disk(directory, size)
+        elif device.type == "cpu":
+            # NumPy asks for huge pages, in which rows at random are found sooner, and takes memory
+            # as it is written.
+            flat = torch.from_numpy(np.zeros(size, np.uint8))
+        else:
+            flat = torch.zeros(size, dtype=torch.uint8, device=device)
         self.rows = flat.view(capacity, row_bytes)
 
     def spans(self, count: int) -> list[tuple[int, slice]]:
