@@ -86,9 +86,9 @@ class Tolerance:
     """eps_t = initial * decay^t, in units of the range of the costs / (1 - discount)."""
 
     initial: NonNegative = 0.01
-    """Of the first outer iteration."""
+    """Of the first outer iteration, as a share of the range of the costs / (1 - discount)."""
     decay: Annotated[float, Field(gt=0, le=1)] | None = None
-    """Factor from one to the next; None is the discount, the slowest that the theorem allows."""
+    """Factor from one to the next; unset is the discount, the slowest that the theorem allows."""
 
 
 @settings

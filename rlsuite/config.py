@@ -227,9 +227,11 @@ def load_experiment(config: str, overrides: Mapping[str, str] | None = None) -> 
                 raise UserError(
                     f"--{key}: {section} is no section; sections are {', '.join(ORDER)}"
                 )
-        values[setting] = _parse_value(text)
-        names = list(itertools.accumulate([*path, setting], "{}.{}".format))
-        sources |= dict.fromkeys(names[1:], "command line")
+        value = values[setting] = _parse_value(text)
+        sources = {name: old for name, old in sources.items() if not name.startswith(f"{key}.")}
+        named = list(itertools.accumulate([*path, setting], "{}.{}".format))[1:]
+        inner = _keys(value, f"{key}.") if isinstance(value, dict) else ()
+        sources |= dict.fromkeys([*named, *inner], "command line")
     return build_experiment(name, data, sources)
 
 

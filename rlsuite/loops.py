@@ -119,8 +119,8 @@ class SolvePlan:
     total_iterations: PositiveCount = 1_000
     """Iterations, at most. To section run an iteration is a transition."""
     tolerance: NonNegative | None = None
-    """End as soon as the solver's certified gap (``CertifiedSolver.gap``), in its own units, is at
-    most this; None is to make all iterations."""
+    """End as soon as the solver's certified gap, in units of its costs, is at most this; unset is
+    to make all iterations."""
 
 
 def solve_loop(solver: Solver, plan: SolvePlan, run: Run) -> None:

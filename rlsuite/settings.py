@@ -59,8 +59,10 @@ def build_settings(cls: type, values: Any, key: str, problems: list[str]) -> Any
 def _settings_in(cls: type, name: str) -> type | None:
     """The settings that a field holds, such as ``StepSize``, or None."""
     annotation = cls.__pydantic_fields__[name].annotation  # type: ignore[attr-defined]
-    kinds = [kind for kind in (annotation, *get_args(annotation)) if dataclasses.is_dataclass(kind)]
-    return kinds[0] if kinds else None
+    for kind in (annotation, *get_args(annotation)):
+        if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+            return kind
+    return None
 
 
 def unknown_setting(key: str, known: list[str]) -> str:
