@@ -269,6 +269,7 @@ def _build_loop(experiment: Experiment, agent: Any, envs: VectorEnv) -> Callable
     if isinstance(plan, RolloutPlan):
         rollout = RolloutStorage(plan.steps_per_rollout, find_device(experiment.run.device))
         return functools.partial(rollout_loop, agent, envs, rollout, plan)
+    assert isinstance(plan, ReplayPlan)
     replay = build_replay(experiment, envs.spec)
     return functools.partial(replay_loop, agent, envs, replay, plan)
 

@@ -318,6 +318,8 @@ total_iterations = 1_001
 
 
 def config_of(case: str) -> str:
+    if case == "drpg":  # evaluated exactly
+        return CASES[case] + RUN.replace("evaluation_episodes = 2\n", "")
     if "[plan]" in CASES[case]:
         return CASES[case] + RUN
     return CASES[case] + (ROLLOUT_PLAN if case.split("-")[0] in ON_POLICY else REPLAY_PLAN) + RUN
