@@ -10,6 +10,7 @@ from rlsuite.agents import (
     discrete_sac,
     dqn,
     droq,
+    drpg,
     happo,
     hasac,
     hatd3,
@@ -27,6 +28,7 @@ from rlsuite.agents.crossq import CrossQ, CrossQConfig
 from rlsuite.agents.discrete_sac import DiscreteSAC, DiscreteSACConfig
 from rlsuite.agents.dqn import DQN, DQNConfig
 from rlsuite.agents.droq import DroQ, DroQConfig
+from rlsuite.agents.drpg import DRPG, DRPGConfig
 from rlsuite.agents.happo import HAPPO, HAPPOConfig
 from rlsuite.agents.hasac import HASAC, HASACConfig
 from rlsuite.agents.hatd3 import HATD3, HATD3Config
@@ -42,6 +44,7 @@ __all__ = [
     "AGENTS",
     "C51",
     "DQN",
+    "DRPG",
     "HAPPO",
     "HASAC",
     "HATD3",
@@ -57,6 +60,7 @@ __all__ = [
     "CrossQ",
     "CrossQConfig",
     "DQNConfig",
+    "DRPGConfig",
     "DiscreteSAC",
     "DiscreteSACConfig",
     "DroQ",
@@ -79,12 +83,13 @@ class AgentEntry(NamedTuple):
     """What a config needs to know of an algorithm."""
 
     agent: Any
-    """Called with (observation_space, action_space, config, device=, seed=)."""
+    """Called with (observation_space, action_space, config, device=, seed=); a solver with
+    (problem, config, adversary=, policy=)."""
     config: type
     """Its settings."""
     metrics: dict[str, str]
-    """Name to meaning of what ``update`` reports."""
-    loop: Literal["replay", "rollout"] = "replay"
+    """Name to meaning of what ``update`` or ``iterate`` reports."""
+    loop: Literal["replay", "rollout", "solve"] = "replay"
     """Which of ``rlsuite.loops`` trains it."""
 
 
@@ -106,6 +111,7 @@ AGENTS = {
     "mappo": AgentEntry(MAPPO, MAPPOConfig, mappo.METRICS, "rollout"),
     "aadqn": AgentEntry(AADQN, AADQNConfig, aadqn.METRICS),
     "blind_dqn": AgentEntry(BlindDQN, BlindDQNConfig, blind_dqn.METRICS),
+    "drpg": AgentEntry(DRPG, DRPGConfig, drpg.METRICS, "solve"),
 }
 """By the ``algorithm`` of a config."""
 

@@ -9,7 +9,7 @@ Shapes: ``N`` instances, ``S`` states, ``X`` actions, ``B`` successors.
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal, Protocol
+from typing import Annotated, Any, ClassVar, Literal, Protocol, TypeAlias
 
 import torch
 from pydantic import Field
@@ -81,6 +81,9 @@ class Adversary(Stateful, Protocol):
 
     def respond(self, policy: Tensor, tolerance: Tensor) -> Response:
         """A kernel against the (N, S, X) policy, worst to within (N,) costs if it can tell."""
+
+
+AdversaryName: TypeAlias = Literal["exact", "ascent", "tilt", "nominal"]
 
 
 class ExactAdversary:
@@ -235,3 +238,23 @@ class FixedKernel:
 
     def load_state_dict(self, state: State) -> None:
         """Nothing to load."""
+
+
+ADVERSARY_CONFIGS: dict[str, type] = {"ascent": AscentConfig, "tilt": TiltConfig}
+"""Settings of the adversaries that have any, by name."""
+
+
+def make_adversary(
+    mdp: RobustMDP, name: AdversaryName | None = None, config: Any = None, *, seed: int = 0
+) -> Adversary:
+    """The adversary of this name, with its settings of ``ADVERSARY_CONFIGS`` or their defaults.
+
+    None is "exact" for a rectangular set and "tilt" for a tilted kernel. ``seed`` is that of random
+    starts. Raises UserError for one that does not fit the problem's set.
+    """
+    name = name or ("tilt" if isinstance(mdp.ambiguity, TiltedKernel) else "exact")
+    if name == "ascent":
+        return GradientAdversary(mdp, config)
+    if name == "tilt":
+        return TiltAdversary(mdp, config, seed=seed)
+    return ExactAdversary(mdp) if name == "exact" else FixedKernel(mdp)

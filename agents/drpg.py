@@ -25,14 +25,15 @@ from torch import Tensor
 
 from rlsuite.agents.adversaries import (
     Adversary,
+    AdversaryName,
     AscentConfig,
-    ExactAdversary,
     FixedKernel,
     GradientAdversary,
-    TiltAdversary,
+    make_adversary,
 )
 from rlsuite.agents.robust_planning import (
     UNUSED,
+    evaluate,
     occupancy,
     optimality_gap,
     policy_gradient,
@@ -48,6 +49,7 @@ from rlsuite.types import Metrics, State
 
 METRICS = {
     "cost/robust": "Cost of the policy against the adversary's kernel, mean over the instances.",
+    "cost/nominal": "Cost of the policy under the nominal kernel, mean over the instances.",
     "cost/best": "Least sum of that cost and its inner gap so far, which the solution has; mean.",
     "cost/gap": "Certified: the solution's robust cost exceeds the least by no more; greatest.",
     "inner/gap": "Greatest certified bound on what the adversary left out; 0 without certificate.",
@@ -84,9 +86,9 @@ class Tolerance:
     """eps_t = initial * decay^t, in units of the range of the costs / (1 - discount)."""
 
     initial: NonNegative = 0.01
-    """Of the first outer iteration."""
+    """Of the first outer iteration, as a share of the range of the costs / (1 - discount)."""
     decay: Annotated[float, Field(gt=0, le=1)] | None = None
-    """Factor from one to the next; None is the discount, the slowest that the theorem allows."""
+    """Factor from one to the next; unset is the discount, the slowest that the theorem allows."""
 
 
 @settings
@@ -98,6 +100,9 @@ class DRPGConfig:
     step: StepSize | None = None
     """None is ``PER_STATE_STEP`` for s-rectangular sets, whose optimum is not smooth, and for
     others, relative and constant: 1000 for probabilities, 10 for logits."""
+    adversary: AdversaryName | None = None
+    """The inner loop: "exact", "ascent" (algorithm 2 of the paper), "tilt" for a tilted kernel, or
+    "nominal", whose policy is not robust. Unset is "exact", and "tilt" for a tilted kernel."""
     tolerance: Tolerance = Tolerance()
     """Of the inner loop, where it is not exact."""
     certify_every: PositiveCount = 10
@@ -128,14 +133,11 @@ class DRPG:
     ) -> None:
         """Start from the (N, S, X) policy, uniform if there is none.
 
-        Without an adversary it is the exact one for a rectangular set, and the ascent from several
-        starts for a tilted kernel. Raises UserError for a policy that is none.
+        Without an adversary it is that of the config, with its default settings. Raises UserError
+        for a policy that is none.
         """
         self.mdp, self.config = mdp, config or DRPGConfig()
-        parametric = isinstance(mdp.ambiguity, TiltedKernel)
-        self.adversary: Adversary = adversary or (
-            TiltAdversary(mdp) if parametric else ExactAdversary(mdp)
-        )
+        self.adversary = adversary or make_adversary(mdp, self.config.adversary)
         policy = mdp.uniform() if policy is None else _checked(policy, mdp)
         self.direct = self.config.policy == "direct"
         self.parameters = policy if self.direct else policy.clamp(min=UNUSED).log()
@@ -191,9 +193,11 @@ class DRPG:
             logits = self.parameters - step[:, None, None] * gradient
             self.parameters = logits.log_softmax(2)
         self.iteration += 1
+        nominal = total_cost(mdp, evaluate(mdp, policy, mdp.nominal).v)
         certificate = {"cost/gap": self.gap} if self.adversary.certified else {}
         return {
             "cost/robust": self.cost.mean(),
+            "cost/nominal": nominal.mean(),
             "cost/best": self.bound.mean(),
             **certificate,
             "inner/gap": gap.max(),

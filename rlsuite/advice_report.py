@@ -192,7 +192,7 @@ class Oracle:
 
 def find_oracle(experiment: Experiment, people: People) -> Oracle | None:
     """For Markov people in a game with tables; None for others."""
-    config = experiment.env
+    config = experiment.simulator
     if config.is_atari or config.is_particles or config.is_vmas or not people.is_markov:
         return None
     with contextlib.closing(env_maker(config)()) as env:

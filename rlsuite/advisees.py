@@ -111,7 +111,7 @@ def known_human(
 
 def _human(config: AdviceConfig, actions: int, load: Callable[[str], Any]) -> Human:
     if ":" in config.human:
-        human = _made("advice.human", config.human, config.human_kwargs)
+        human = made("advice.human", config.human, config.human_kwargs)
         if not hasattr(human, "probs"):
             raise UserError(f"advice.human {config.human!r} returned no Human: it has no probs")
         return human  # type: ignore[no-any-return]
@@ -125,13 +125,17 @@ def _human(config: AdviceConfig, actions: int, load: Callable[[str], Any]) -> Hu
 def _adherence(config: AdviceConfig) -> Adherence | float:
     if not isinstance(config.adherence, str):
         return float(config.adherence)
-    adherence = _made("advice.adherence", config.adherence, config.adherence_kwargs)
+    adherence = made("advice.adherence", config.adherence, config.adherence_kwargs)
     if not hasattr(adherence, "theta"):
         raise UserError(f"advice.adherence {config.adherence!r} returned no Adherence: no theta")
     return adherence  # type: ignore[no-any-return]
 
 
-def _made(setting: str, path: str, kwargs: dict[str, Any]) -> Any:
+def made(setting: str, path: str, kwargs: dict[str, Any]) -> Any:
+    """What the callable at package.module:make, the value of ``setting``, returns.
+
+    Raises UserError for a path that leads to none, and for arguments that it does not take.
+    """
     module, _, name = path.rpartition(":")
     try:
         make = getattr(importlib.import_module(module), name)

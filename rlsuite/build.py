@@ -40,11 +40,12 @@ from rlsuite.envs.mpe import make_watched_world
 from rlsuite.envs.perturb import changed
 from rlsuite.envs.vmas_env import STEP_LIMIT as VMAS_LIMIT
 from rlsuite.errors import UserError
-from rlsuite.evaluate import Evaluation, evaluate
-from rlsuite.loops import ReplayPlan, RolloutPlan, replay_loop, rollout_loop
+from rlsuite.evaluate import Assessment, Evaluation, evaluate
+from rlsuite.loops import Job, ReplayPlan, RolloutPlan, replay_loop, rollout_loop
 from rlsuite.rng import derive_seed
 from rlsuite.run import Run
 from rlsuite.samplers import SAMPLERS, Context
+from rlsuite.solving import build_job, evaluate_solver, is_solved, load_solver
 from rlsuite.types import Agent, RolloutAgent, Spec, Tree, VectorEnv
 
 EXPERIMENT = "experiment.json"
@@ -107,7 +108,7 @@ def _build_one_by_one(config: EnvConfig, seed: int) -> VectorEnv:
 
 def build_envs(experiment: Experiment) -> VectorEnv:
     """The training environments. Raises UserError for environments that cannot be made."""
-    config, seed = experiment.env, derive_seed(experiment.run.seed, "training envs", bits=31)
+    config, seed = experiment.simulator, derive_seed(experiment.run.seed, "training envs", bits=31)
     envs = _build_native(config, config.num_envs, seed, groups=config.groups)
     if envs is None:
         envs = _build_one_by_one(config, seed)
@@ -170,7 +171,7 @@ def build_evaluation(
 
     ``values``: parameters of ``Perturbed``. Raises UserError for one that there is not.
     """
-    config, episodes = experiment.env, experiment.run.evaluation_episodes
+    config, episodes = experiment.simulator, experiment.run.evaluation_episodes
     made = _build_native(config, episodes, training=False)
     if values and made is not None:
         made.close()
@@ -196,7 +197,7 @@ def find_device(name: str) -> torch.device:
     return device
 
 
-def train(experiment: Experiment, folder: Path, *, quiet: bool = False) -> Evaluation:
+def train(experiment: Experiment, folder: Path, *, quiet: bool = False) -> Assessment:
     """Train in a new run folder; the last evaluation.
 
     Raises UserError if the folder exists, ``run.Stopped`` if a signal ended the run early.
@@ -209,7 +210,7 @@ def train(experiment: Experiment, folder: Path, *, quiet: bool = False) -> Evalu
     return _run(experiment, folder, quiet, is_new=True)
 
 
-def resume(folder: Path, *, quiet: bool = False) -> Evaluation:
+def resume(folder: Path, *, quiet: bool = False) -> Assessment:
     """Continue a run from its newest good checkpoint, bit for bit; the last evaluation.
 
     A finished run just returns its last evaluation. Raises UserError if it is no run folder, or if
@@ -218,8 +219,32 @@ def resume(folder: Path, *, quiet: bool = False) -> Evaluation:
     return _run(_same_people(folder), folder, quiet, is_new=False)
 
 
-def _run(experiment: Experiment, folder: Path, quiet: bool, *, is_new: bool) -> Evaluation:
+def _run(experiment: Experiment, folder: Path, quiet: bool, *, is_new: bool) -> Assessment:
     torch.set_num_threads(experiment.run.threads)
+    if is_solved(experiment):
+        job = build_job(experiment, find_device(experiment.run.device))
+    else:
+        job = _build_training(experiment)
+    if is_new:  # only now: most mistakes have shown by here
+        _write_record(experiment, folder)
+    try:
+        with Run(
+            folder,
+            experiment.run,
+            experiment.total,
+            job.metrics,
+            job.evaluate,
+            alarms=job.alarms,
+            quiet=quiet,
+            unit=job.unit,
+        ) as run:
+            job.loop(run)
+    finally:
+        job.close()
+    return run.evaluations[-1]
+
+
+def _build_training(experiment: Experiment) -> Job:
     envs = build_envs(experiment)
     agent = build_agent(experiment, envs.spec)
     evaluation_envs = build_evaluation(experiment, envs)
@@ -229,25 +254,13 @@ def _run(experiment: Experiment, folder: Path, quiet: bool, *, is_new: bool) -> 
     def run_evaluation(transitions: int) -> Evaluation:
         return evaluate(agent, evaluation_envs, seed=seed, transitions=transitions)
 
-    if is_new:  # only now: most mistakes have shown by here
-        _write_record(experiment, folder)
-    metrics = AGENTS[experiment.algorithm].metrics
-    total = experiment.plan.total_transitions
-    try:
-        with Run(
-            folder,
-            experiment.run,
-            total,
-            metrics,
-            run_evaluation,
-            alarms=getattr(agent, "alarms", None),
-            quiet=quiet,
-        ) as run:
-            loop(run)
-    finally:
+    def close() -> None:
         envs.close()
         evaluation_envs.close()
-    return run.evaluations[-1]
+
+    metrics = AGENTS[experiment.algorithm].metrics
+    alarms = getattr(agent, "alarms", None)
+    return Job(loop, run_evaluation, metrics, alarms=alarms, close=close)
 
 
 def _build_loop(experiment: Experiment, agent: Any, envs: VectorEnv) -> Callable[[Run], None]:
@@ -256,6 +269,7 @@ def _build_loop(experiment: Experiment, agent: Any, envs: VectorEnv) -> Callable
     if isinstance(plan, RolloutPlan):
         rollout = RolloutStorage(plan.steps_per_rollout, find_device(experiment.run.device))
         return functools.partial(rollout_loop, agent, envs, rollout, plan)
+    assert isinstance(plan, ReplayPlan)
     replay = build_replay(experiment, envs.spec)
     return functools.partial(replay_loop, agent, envs, replay, plan)
 
@@ -303,18 +317,22 @@ def load(folder: str | Path) -> Any:
     """The agent of a run folder as of its newest checkpoint, ready to ``act``; or of a checkpoint's
     own folder, RUN/checkpoints/TRANSITIONS.
 
-    ``agent.act(obs, explore=False)`` takes (N, ...) observations as the environment gives them.
+    ``agent.act(obs, explore=False)`` takes (N, ...) observations as the environment gives them. Of
+    a solver's run it is the solver: ``solver.solution`` is the (N, S, X) policy.
     Raises UserError if there is no run or no checkpoint in the folder.
     """
     folder = Path(folder)
     run = folder.resolve().parents[1] if is_checkpoint(folder) else folder
-    return _load_agent(read_experiment(run), load_state(folder))
+    experiment, state = read_experiment(run), load_state(folder)
+    if is_solved(experiment):
+        return load_solver(experiment, state, find_device(experiment.run.device))
+    return _load_agent(experiment, state)
 
 
 def _load_agent(experiment: Experiment, state: dict[str, Any]) -> Any:
     agent = build_agent(experiment, _find_spec(experiment))
     agent.load_state_dict(state["agent"])
-    if experiment.env.normalize_obs:
+    if experiment.simulator.normalize_obs:
         obs_norm = ObsNorm()
         obs_norm.load_state_dict(state["envs"]["obs_norm"])
         return NormalizedAgent(agent, obs_norm)
@@ -322,7 +340,7 @@ def _load_agent(experiment: Experiment, state: dict[str, Any]) -> Any:
 
 
 def _find_spec(experiment: Experiment) -> Spec:
-    config = experiment.env
+    config = experiment.simulator
     envs = _build_native(config, 1) or SerialVectorEnv(env_maker(config), 1)
     envs = advised(experiment, envs)
     envs.close()
@@ -342,11 +360,17 @@ def load_state(folder: Path) -> dict[str, Any]:
 
 def evaluate_run(
     folder: Path, *, episodes: int | None = None, seed: int | None = None
-) -> Evaluation:
+) -> Assessment:
     """Evaluate a run's newest checkpoint.
 
-    By default with the episodes and seeds of the run's own evaluations.
+    By default with the episodes and seeds of the run's own evaluations. Of a solver exactly: raises
+    UserError for episodes or a seed.
     """
+    experiment = read_experiment(folder)
+    if is_solved(experiment):
+        if episodes is not None or seed is not None:
+            raise UserError(f"{folder} is evaluated exactly: it has no --episodes and no --seed")
+        return evaluate_solver(experiment, load_state(folder), find_device(experiment.run.device))
     return run_evaluator(folder, episodes=episodes, seed=seed)({})
 
 
@@ -355,9 +379,10 @@ def run_evaluator(
 ) -> Callable[[Mapping[str, float]], Evaluation]:
     """``evaluate_run`` in environments perturbed by the values that the result is called with.
 
-    Calls do not depend on one another, and all have the same seeds.
+    Calls do not depend on one another, and all have the same seeds. Raises UserError for a solver.
     """
     saved = _same_people(folder)
+    _ = saved.simulator
     state = load_state(folder)
     run = replace(saved.run, evaluation_episodes=episodes or saved.run.evaluation_episodes)
     experiment = replace(saved, run=run)

@@ -10,10 +10,13 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from rlsuite import __version__
 from rlsuite.errors import UserError
+
+if TYPE_CHECKING:
+    from rlsuite.evaluate import Assessment
 
 EXIT_FAILED = 1
 EXIT_USER_ERROR = 2
@@ -196,7 +199,7 @@ def _train(options: argparse.Namespace) -> int:
     if not options.quiet:
         print(
             f"training {experiment.algorithm} on {experiment.env.id}, "
-            f"{experiment.plan.total_transitions:,} transitions, in {folder}",
+            f"{experiment.length}, in {folder}",
             file=sys.stderr,
         )
     return _finish(lambda: train(experiment, folder, quiet=options.quiet), folder, options.video)
@@ -208,9 +211,8 @@ def _resume(options: argparse.Namespace) -> int:
     return _finish(lambda: resume(options.folder, quiet=options.quiet), options.folder, video=False)
 
 
-def _finish(work: Callable[[], object], folder: Path, video: bool) -> int:
+def _finish(work: Callable[[], Assessment], folder: Path, video: bool) -> int:
     """Do the work; then the evaluation table, the pictures and where things are."""
-    from rlsuite.evaluate import Evaluation
     from rlsuite.run import Stopped
 
     try:
@@ -218,8 +220,7 @@ def _finish(work: Callable[[], object], folder: Path, video: bool) -> int:
     except Stopped:
         print(f"stopped; continue with: rlsuite resume {folder}", file=sys.stderr)
         return EXIT_STOPPED
-    assert isinstance(result, Evaluation)
-    print(f"\nevaluation after {result.transitions:,} transitions\n{result.table()}\n")
+    print(f"\nevaluation after {result.progress}\n{result.table()}\n")
     places = [("run folder", folder), ("metrics", folder / "metrics.csv")]
     extras: list[tuple[str, Callable[[], Path]]] = [("learning curve", lambda: _curve(folder))]
     if video:
@@ -260,7 +261,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     for folder in options.folders:
         result = evaluate_run(folder, episodes=episodes, seed=seed)
         where = f"{folder}, " if len(options.folders) > 1 else ""
-        text = f"{where}after {result.transitions:,} transitions\n{result.table()}"
+        text = f"{where}after {result.progress}\n{result.table()}"
         print(text if is_text else json.dumps(result.to_json()))
     if scores:
         print(f"\n{table(scores)}" if is_text else json.dumps({"advisors": to_json(scores)}))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import itertools
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -12,15 +13,26 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from rlsuite.advisees import AdviceConfig
 from rlsuite.agents import AGENTS, AADQNConfig, BlindDQNConfig
+from rlsuite.agents.adversaries import ADVERSARY_CONFIGS
 from rlsuite.errors import UserError
-from rlsuite.loops import ReplayPlan, RolloutPlan
+from rlsuite.loops import ReplayPlan, RolloutPlan, SolvePlan
+from rlsuite.problems import ProblemConfig, problem_settings
 from rlsuite.run import RunConfig
 from rlsuite.samplers import SAMPLERS, SamplerName
-from rlsuite.settings import Count, Fraction, Positive, PositiveCount, describe_field, settings
+from rlsuite.settings import (
+    Count,
+    Fraction,
+    Positive,
+    PositiveCount,
+    build_settings,
+    describe_field,
+    settings,
+    unknown_setting,
+)
 
 Bounds = Annotated[tuple[Positive, Positive], Field(strict=False)]
 
@@ -96,9 +108,9 @@ class ReplayConfig:
     """Folder for the data, for a replay that is larger than memory; unset keeps it in memory."""
 
 
-PLANS: dict[str, type] = {"replay": ReplayPlan, "rollout": RolloutPlan}
+PLANS: dict[str, type] = {"replay": ReplayPlan, "rollout": RolloutPlan, "solve": SolvePlan}
 """The settings in section ``plan``, by the agent's loop."""
-ORDER = ("env", "advice", "agent", "replay", "sampler", "plan", "run")
+ORDER = ("env", "advice", "agent", "adversary", "replay", "sampler", "plan", "run")
 """Of the sections, for people."""
 
 
@@ -111,10 +123,10 @@ class Experiment:
     algorithm: str
     """A key of ``rlsuite.agents.AGENTS``."""
     description: str
-    env: EnvConfig
+    env: EnvConfig | ProblemConfig
     agent: Any
     """The algorithm's settings, such as ``SACConfig``."""
-    plan: ReplayPlan | RolloutPlan
+    plan: ReplayPlan | RolloutPlan | SolvePlan
     run: RunConfig
     replay: ReplayConfig | None = None
     """None for an agent that learns from rollouts."""
@@ -122,6 +134,8 @@ class Experiment:
     """The sampler's settings, such as ``PrioritizedConfig``; None without a replay."""
     advice: AdviceConfig | None = None
     """Who acts on the agent's advice; None if the agent acts itself."""
+    adversary: Any = None
+    """Settings of a solver's inner loop, such as ``AscentConfig``; None if it has none."""
     sources: dict[str, str] = field(default_factory=dict, compare=False)
     """Dotted setting to where its value came from, for those that are not defaults."""
 
@@ -129,6 +143,31 @@ class Experiment:
     def sections(self) -> list[str]:
         """Those that there are, for people in this order."""
         return [section for section in ORDER if getattr(self, section) is not None]
+
+    @property
+    def simulator(self) -> EnvConfig:
+        """Section env of an agent. Raises UserError for a solver, which has a problem there."""
+        if isinstance(self.env, EnvConfig):
+            return self.env
+        raise UserError(
+            f"{self.name}: {self.algorithm} solves {self.env.id} exactly, there is nothing to play:"
+            " rlsuite evaluate and plot show what it found"
+        )
+
+    @property
+    def total(self) -> int:
+        """Transitions to make, or a solver's iterations at most."""
+        plan = self.plan
+        return plan.total_iterations if isinstance(plan, SolvePlan) else plan.total_transitions
+
+    @property
+    def length(self) -> str:
+        """The same in words."""
+        if not isinstance(self.plan, SolvePlan):
+            return f"{self.total:,} transitions"
+        tolerance = self.plan.tolerance
+        until = "" if tolerance is None else f" or until the certified gap is {tolerance:g}"
+        return f"{self.total:,} iterations{until}"
 
     @property
     def discount(self) -> float:
@@ -146,15 +185,16 @@ class Experiment:
     def rows(self) -> Iterator[tuple[str, Any, str, str]]:
         """(dotted setting, value, where from, meaning), section by section."""
         for section in self.sections:
-            part = getattr(self, section)
-            for item in dataclasses.fields(part):
-                key = f"{section}.{item.name}"
-                yield (
-                    key,
-                    getattr(part, item.name),
-                    self.sources.get(key, "default"),
-                    describe_field(type(part), item.name),
-                )
+            yield from self._rows(section, getattr(self, section))
+
+    def _rows(self, prefix: str, part: Any) -> Iterator[tuple[str, Any, str, str]]:
+        for item in dataclasses.fields(part):
+            key, value = f"{prefix}.{item.name}", getattr(part, item.name)
+            if dataclasses.is_dataclass(value):
+                yield from self._rows(key, value)
+            else:
+                source = self.sources.get(key, "default")
+                yield key, value, source, describe_field(type(part), item.name)
 
 
 def config_names() -> list[str]:
@@ -175,21 +215,23 @@ def load_experiment(config: str, overrides: Mapping[str, str] | None = None) -> 
     types, values out of range.
     """
     name, source, data = _read(config)
-    sources = {
-        f"{section}.{key}": source
-        for section, values in data.items()
-        if isinstance(values, dict)
-        for key in values
-    }
+    sources = dict.fromkeys(_keys(data), source)
     for key, text in (overrides or {}).items():
-        section, _, setting = key.partition(".")
-        if not setting:
+        *path, setting = key.split(".")
+        if not path:
             raise UserError(f"--{key}: settings are named section.name, such as --run.seed")
-        values = data.setdefault(section, {})
-        if not isinstance(values, dict):
-            raise UserError(f"--{key}: {section} is no section; sections are {', '.join(ORDER)}")
-        values[setting] = _parse_value(text)
-        sources[key] = "command line"
+        values = data
+        for section in path:
+            values = values.setdefault(section, {})
+            if not isinstance(values, dict):
+                raise UserError(
+                    f"--{key}: {section} is no section; sections are {', '.join(ORDER)}"
+                )
+        value = values[setting] = _parse_value(text)
+        sources = {name: old for name, old in sources.items() if not name.startswith(f"{key}.")}
+        named = list(itertools.accumulate([*path, setting], "{}.{}".format))[1:]
+        inner = _keys(value, f"{key}.") if isinstance(value, dict) else ()
+        sources |= dict.fromkeys([*named, *inner], "command line")
     return build_experiment(name, data, sources)
 
 
@@ -201,26 +243,15 @@ def build_experiment(
     if algorithm not in AGENTS:
         known = ", ".join(AGENTS)
         raise UserError(f"{name}: algorithm is {algorithm!r}; known are: {known}")
-    entry = AGENTS[algorithm]
-    sections = {"env": EnvConfig, "agent": entry.config, "plan": PLANS[entry.loop]}
-    if "advice" in data:
-        sections["advice"] = AdviceConfig
-    if entry.loop == "replay":
-        sampler = SAMPLERS.get(_chosen_sampler(data), SAMPLERS["reshuffle"])
-        sections |= {"replay": ReplayConfig, "sampler": sampler.config}
-    sections["run"] = RunConfig
+    sections = _sections(algorithm, data)
     keys = [*sections, "algorithm", "description"]
-    problems = [_unknown(key, keys) for key in data if key not in keys]
-    parts = {}
-    for section, cls in sections.items():
-        try:
-            parts[section] = cls(**data.get(section, {}))
-        except ValidationError as error:
-            problems += _explain(error, section, sections)
+    problems = [unknown_setting(key, keys) for key in data if key not in keys]
+    parts = {
+        section: build_settings(cls, data.get(section, {}), section, problems)
+        for section, cls in sections.items()
+    }
     if not problems:
-        problems = _cross_check(parts)
-        if parts["env"].uncertain and algorithm != "robust_ppo":
-            problems.append(f"env.uncertain is for robust_ppo, not for {algorithm}")
+        problems = _cross_check(algorithm, parts)
     if problems:
         raise UserError(f"{name}: {'; '.join(problems)}")
     return Experiment(
@@ -232,9 +263,36 @@ def build_experiment(
     )
 
 
-def _chosen_sampler(data: Mapping[str, Any]) -> str:
-    replay = data.get("replay", {})
-    return str(replay.get("sampler", "reshuffle")) if isinstance(replay, dict) else ""
+def _sections(algorithm: str, data: Mapping[str, Any]) -> dict[str, type]:
+    """By name, the settings of each."""
+    entry = AGENTS[algorithm]
+    sections: dict[str, type] = {"env": EnvConfig}
+    if entry.loop == "solve":
+        sections = {"env": problem_settings(_chosen(data, "env", "id"))}
+    sections |= {"agent": entry.config, "plan": PLANS[entry.loop]}
+    if "advice" in data and entry.loop != "solve":
+        sections["advice"] = AdviceConfig
+    adversary = ADVERSARY_CONFIGS.get(str(_chosen(data, "agent", "adversary")))
+    if entry.loop == "solve" and adversary:
+        sections["adversary"] = adversary
+    if entry.loop == "replay":
+        sampler = SAMPLERS.get(str(_chosen(data, "replay", "sampler")), SAMPLERS["reshuffle"])
+        sections |= {"replay": ReplayConfig, "sampler": sampler.config}
+    return sections | {"run": RunConfig}
+
+
+def _chosen(data: Mapping[str, Any], section: str, setting: str) -> Any:
+    values = data.get(section, {})
+    return values.get(setting) if isinstance(values, dict) else None
+
+
+def _keys(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """Dotted names of all that is below the sections."""
+    for key, value in values.items():
+        if prefix:
+            yield prefix + key
+        if isinstance(value, dict):
+            yield from _keys(value, f"{prefix}{key}.")
 
 
 def _configs() -> Traversable:
@@ -269,41 +327,6 @@ def _parse_value(text: str) -> Any:
         return tomllib.loads(f"value = {text}")["value"]
     except (tomllib.TOMLDecodeError, KeyError):
         return text
-
-
-def _unknown(key: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]}?" if near else f"known are: {', '.join(known)}"
-    return f"unknown setting {key}; {hint}"
-
-
-def _explain(error: ValidationError, section: str, sections: Mapping[str, type]) -> list[str]:
-    """One text a setting; the alternatives of a union are told together."""
-    texts: dict[str, list[str]] = {}
-    given: dict[str, Any] = {}
-    for problem in error.errors(include_url=False):
-        setting = str(problem["loc"][0]) if problem["loc"] else ""
-        key = f"{section}.{setting}" if setting else section
-        if problem["type"] == "unexpected_keyword_argument":
-            own = [f"{section}.{item.name}" for item in dataclasses.fields(sections[section])]
-            texts[key] = [_unknown(key, own)]
-            continue
-        if problem["type"] == "missing":
-            meaning = describe_field(sections[section], setting)
-            lacks = (
-                "is missing" if len(problem["loc"]) == 1 else f"has {problem['input']!r}, too few"
-            )
-            texts[key] = [f"{key} {lacks}: {meaning}"]
-            continue
-        given[key] = problem["input"]
-        message = problem["msg"].removeprefix("Input should be ")
-        texts.setdefault(key, []).append(message[0].lower() + message[1:])
-    return [
-        f"{key} is {given[key]!r} but should be {' or '.join(dict.fromkeys(text))}"
-        if key in given
-        else text[0]
-        for key, text in texts.items()
-    ]
 
 
 ATARI = {
@@ -369,9 +392,20 @@ def _check_env(env: EnvConfig) -> list[str]:
     return problems
 
 
-def _cross_check(parts: Mapping[str, Any]) -> list[str]:
+def _cross_check(algorithm: str, parts: Mapping[str, Any]) -> list[str]:
+    if isinstance(parts["plan"], SolvePlan):
+        return _check_solve(**parts)
     check = _check_replay if "replay" in parts else _check_rollout
-    return check(**parts) + _check_env(parts["env"]) + _check_advice(**parts)
+    problems = check(**parts) + _check_env(parts["env"]) + _check_advice(**parts)
+    if parts["env"].uncertain and algorithm != "robust_ppo":
+        problems.append(f"env.uncertain is for robust_ppo, not for {algorithm}")
+    return problems
+
+
+def _check_solve(run: RunConfig, **rest: Any) -> list[str]:
+    if run.evaluation_episodes == RunConfig().evaluation_episodes:
+        return []
+    return ["run.evaluation_episodes cannot be set for a solver: its evaluations are exact"]
 
 
 def _check_advice(

@@ -70,14 +70,17 @@ class Progress:
 
     SECONDS_BETWEEN_LINES = 30.0
 
-    def __init__(self, total: int, done: int, *, quiet: bool = False) -> None:
+    def __init__(
+        self, total: int, done: int, *, quiet: bool = False, unit: str = "transitions"
+    ) -> None:
         """``done`` of ``total`` transitions are behind us."""
+        self._unit = unit
         self._terminal = sys.stderr.isatty() and not quiet
         self._quiet = quiet
         self._bar = tqdm(
             total=total,
             initial=done,
-            unit=" transitions",
+            unit=f" {unit}",
             disable=not self._terminal,
             dynamic_ncols=True,
             bar_format="{percentage:3.0f}% {bar} {n_fmt}/{total_fmt} {rate_fmt} "
@@ -101,7 +104,7 @@ class Progress:
             rate = (self._done - self._initial) / (now - self._start)
             left = (self._total - self._done) / rate / 60
             self.say(
-                f"{self._done:,} of {self._total:,} transitions, {rate:.0f}/s, "
+                f"{self._done:,} of {self._total:,} {self._unit}, {rate:.0f}/s, "
                 f"{left:.0f} min left{self._returns}"
             )
 

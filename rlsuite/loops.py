@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
 from rlsuite.errors import UserError
+from rlsuite.evaluate import Assessment
 from rlsuite.parts import Due
 from rlsuite.run import Run
 from rlsuite.settings import Count, NonNegative, PositiveCount, settings
 from rlsuite.types import (
     Agent,
+    Alarm,
     CertifiedSolver,
     ReplayMemory,
     RolloutAgent,
@@ -15,6 +20,20 @@ from rlsuite.types import (
     Solver,
     VectorEnv,
 )
+
+
+class Job(NamedTuple):
+    """A loop with its parts, and what a run has to know of them."""
+
+    loop: Callable[[Run], None]
+    evaluate: Callable[[int], Assessment]
+    """Of transitions."""
+    metrics: dict[str, str]
+    unit: str = "transitions"
+    """What the run counts, for people."""
+    alarms: Mapping[str, Alarm] | None = None
+    close: Callable[[], None] = lambda: None
+    """To be called at the end, however it ends."""
 
 
 @settings
@@ -98,10 +117,10 @@ class SolvePlan:
     """How long to solve."""
 
     total_iterations: PositiveCount = 1_000
-    """Calls of ``Solver.iterate``, at most."""
+    """Iterations, at most. To section run an iteration is a transition."""
     tolerance: NonNegative | None = None
-    """End as soon as the solver's certified gap (``CertifiedSolver.gap``), in its own units, is at
-    most this; None is to make all iterations."""
+    """End as soon as the solver's certified gap, in units of its costs, is at most this; unset is
+    to make all iterations."""
 
 
 def solve_loop(solver: Solver, plan: SolvePlan, run: Run) -> None:

@@ -40,13 +40,32 @@ FEWEST_UNMARKED = 26  # points; a curve of one alone would not be seen
 TRAINING_POINTS = 200  # of a group's training curve; log lines can be any number
 
 
+class Scale(NamedTuple):
+    """What is measured, in words, and where it is found."""
+
+    time: str
+    value: str
+    unit: str
+    """What an evaluation averages over."""
+    evaluation: str
+    """Key in an evaluation of evaluation.json."""
+    training: str
+    """Column of metrics.csv."""
+
+
+AGENT = Scale(
+    "environment transitions", "return per episode", "episodes", "returns", "episode/return"
+)
+SOLVER = Scale("iterations", "robust cost", "instances", "robust", "cost/robust")
+
+
 class Curve(NamedTuple):
     """Something measured along a run."""
 
     x: Array
-    """(points,) environment transitions, increasing."""
+    """(points,) environment transitions or iterations, increasing."""
     y: Array
-    """(points,) mean returns per episode."""
+    """(points,) mean returns per episode, or robust costs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +78,10 @@ class RunRecord:
     """Dotted name to value, without the IGNORED ones."""
     seed: int
     evaluation: list[tuple[int, list[float]]]
-    """Transitions and the return of each episode."""
+    """Transitions and the return of each episode; of a solver the costs of the instances."""
     training: Curve
-    """Of the episodes that ended since the last log line."""
+    """Of the episodes that ended since the last log line; of a solver the iterates."""
+    scale: Scale
 
     def evaluation_means(self) -> Curve:
         """The mean over the episodes of each evaluation."""
@@ -109,7 +129,8 @@ def write_figure(figure: Figure, out: Path) -> Path:
 
 
 def learning_curves(folders: Sequence[Path]) -> Figure:
-    """The returns per episode of runs against environment transitions.
+    """The returns per episode of runs against environment transitions; of solvers, their robust
+    costs against iterations.
 
     One run: the mean over each evaluation's episodes with a band from the lowest to the highest,
     and the training return as a thin line. Several: evaluation and training side by side, runs
@@ -117,12 +138,15 @@ def learning_curves(folders: Sequence[Path]) -> Figure:
     its seeds (the mean with fewer than 4) with a pointwise 95 % bootstrap interval (with fewer
     than 3, the single runs thin instead), as far as all its seeds have come.
     Raises UserError for folders that are no runs, files that cannot be read, runs that measured
-    nothing yet, two runs of one experiment and seed, and if matplotlib is missing.
+    nothing yet, two runs of one experiment and seed, solvers beside agents, and if matplotlib is
+    missing.
     """
     if not folders:
         raise UserError("no run folders to plot: name at least one")
     # The same folder twice, as two patterns may give, is one run.
     records = [_read_run(folder) for folder in {f.resolve(): f for f in folders}.values()]
+    if len({record.scale for record in records}) > 1:
+        raise UserError("solvers and agents have no scale in common: plot them apart")
     wide = len(records) > 1
     figure = make_figure(7.0 if wide else 4.5, 3.2)
     ids = {str(record.settings.get("env.id", "")) for record in records}
@@ -135,13 +159,13 @@ def learning_curves(folders: Sequence[Path]) -> Figure:
 
 
 def _draw_run(figure: Figure, record: RunRecord) -> None:
-    axes = _dress(figure.subplots())
+    axes = _dress(figure.subplots(), record.scale)
     if record.training.x.size:
         axes.plot(*record.training, color=COLOURS[1], lw=0.7, alpha=0.8, label="training")
     if record.evaluation:
         x, y = record.evaluation_means()
         low, high = ([end(values) for _, values in record.evaluation] for end in (min, max))
-        label = "evaluation: mean of episodes, lowest to highest"
+        label = f"evaluation: mean of {record.scale.unit}, lowest to highest"
         _draw_line(axes, x, y, label, {"color": COLOURS[0], "lw": 1.5})
         axes.fill_between(x, low, high, color=COLOURS[0], alpha=0.2, lw=0)
     _add_legend(figure, [axes])
@@ -157,7 +181,7 @@ def _draw_groups(figure: Figure, records: list[RunRecord]) -> None:
     shown = [what for what, sets in panels.items() if any(c.x.size for cs in sets for c in cs)]
     row = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
     for what, axes in zip(shown, row, strict=True):
-        _dress(axes).set_title(what, fontsize=9)
+        _dress(axes, records[0].scale).set_title(what, fontsize=9)
         axes.label_outer()
         for i, curves in enumerate(panels[what]):
             if curves[0].x.size:
@@ -210,9 +234,9 @@ def _align(what: str, records: Sequence[RunRecord], curves: Sequence[Curve]) -> 
     return x, np.stack([np.interp(x, *curve) for curve in curves], axis=1)
 
 
-def _dress(axes: Axes) -> Axes:
-    axes.set_xlabel("environment transitions", fontsize=9)
-    axes.set_ylabel("return per episode", fontsize=9)
+def _dress(axes: Axes, scale: Scale) -> Axes:
+    axes.set_xlabel(scale.time, fontsize=9)
+    axes.set_ylabel(scale.value, fontsize=9)
     axes.tick_params(labelsize=8)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.3, lw=0.5)
@@ -294,18 +318,19 @@ def _read_run(folder: Path) -> RunRecord:
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise _broken(path, f"no config, experiment or run.seed ({error!r})") from error
     kept = {key: value for key, value in settings.items() if key not in IGNORED}
-    evaluation = _read_evaluations(folder / "evaluation.json")
-    training = _read_training(folder / "metrics.csv")
+    scale = SOLVER if "plan.total_iterations" in settings else AGENT
+    evaluation = _read_evaluations(folder / "evaluation.json", scale.evaluation)
+    training = _read_training(folder / "metrics.csv", scale.training)
     if not evaluation and not training.x.size:
         raise UserError(f"{folder} has measured no return yet: plot it when it has gone further")
-    return RunRecord(folder, config, kept, seed, evaluation, training)
+    return RunRecord(folder, config, kept, seed, evaluation, training, scale)
 
 
-def _read_evaluations(path: Path) -> list[tuple[int, list[float]]]:
+def _read_evaluations(path: Path, key: str) -> list[tuple[int, list[float]]]:
     content = _read_json(path) if path.exists() else {"evaluations": []}  # not evaluated yet
     try:
         found = {
-            int(_finite(entry["transitions"])): [_finite(value) for value in entry["returns"]]
+            int(_finite(entry["transitions"])): [_finite(value) for value in entry[key]]
             for entry in content["evaluations"]
         }
     except (KeyError, TypeError, ValueError) as error:
@@ -315,14 +340,14 @@ def _read_evaluations(path: Path) -> list[tuple[int, list[float]]]:
     return sorted(found.items())
 
 
-def _read_training(path: Path) -> Curve:
+def _read_training(path: Path, name: str) -> Curve:
     try:
         with path.open(newline="", encoding="utf-8") as file:
             header, *rows = csv.reader(file)
         if rows and len(rows[-1]) < len(header):  # the run is writing it right now
             rows.pop()
         time = header.index("transitions")
-        column = header.index("episode/return") if "episode/return" in header else None
+        column = header.index(name) if name in header else None
         points = [
             (_finite(row[time]), _finite(row[column]))
             for row in rows

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from rlsuite.checkpoint import CheckpointStore, find_nonfinite
 from rlsuite.errors import UserError
-from rlsuite.evaluate import Evaluation
+from rlsuite.evaluate import Assessment, read_assessment
 from rlsuite.logger import METRICS, MetricsLog, Progress
 from rlsuite.settings import Count, PositiveCount, settings
 from rlsuite.types import Alarm, Episode, Metrics, State, Stateful, Tree, VectorEnv
@@ -60,25 +60,27 @@ class Run:
         config: RunConfig,
         total_transitions: int,
         metrics: dict[str, str],
-        evaluate: Callable[[int], Evaluation] | None,
+        evaluate: Callable[[int], Assessment] | None,
         *,
         alarms: Mapping[str, Alarm] | None = None,
         quiet: bool = False,
+        unit: str = "transitions",
     ) -> None:
         """``metrics`` are the agent's or solver's; ``evaluate`` maps transitions to an evaluation.
 
         A solver whose metrics say everything has nothing to evaluate: None. ``alarms``, by metric:
-        the first log line beyond a limit warns.
+        the first log line beyond a limit warns. ``unit`` is what people are told that is counted.
         """
         self.folder = folder
         self.config = config
         self.total_transitions = total_transitions
         self.transitions = 0
-        self.evaluations: list[Evaluation] = []
+        self.evaluations: list[Assessment] = []
         self._names = [*METRICS, *metrics]
         self._evaluate = evaluate
         self._alarms = dict(alarms or {})
         self._quiet = quiet
+        self._unit = unit
         self._store = CheckpointStore(folder / "checkpoints")
         # The system lets go of it when the process ends, however it ends.
         self._lock = filelock.FileLock(folder / "lock")
@@ -123,9 +125,11 @@ class Run:
         self._log = MetricsLog(
             self.folder, self._names, offset=offset, transitions=self.transitions
         )
-        self._progress = Progress(self.total_transitions, self.transitions, quiet=self._quiet)
+        self._progress = Progress(
+            self.total_transitions, self.transitions, quiet=self._quiet, unit=self._unit
+        )
         if state is not None:
-            self._progress.say(f"resumed at {self.transitions:,} transitions")
+            self._progress.say(f"resumed at {self.transitions:,} {self._unit}")
         self._began = self._line_began = time.monotonic()
         self._line_transitions = self.transitions
         return state is not None
@@ -222,18 +226,12 @@ class Run:
         values["time/seconds"] = self._seconds + now - self._began
         self._log.write(self.transitions, values)
 
-    def _run_evaluation(self, evaluate: Callable[[int], Evaluation]) -> None:
+    def _run_evaluation(self, evaluate: Callable[[int], Assessment]) -> None:
         result = evaluate(self.transitions)
         self.evaluations.append(result)
-        self._log.write(
-            self.transitions,
-            {"evaluate/return": result.mean_return, "evaluate/length": result.mean_length},
-        )
+        self._log.write(self.transitions, result.metrics)
         self._write_evaluations()
-        self._progress.say(
-            f"{self.transitions:>9,} transitions: evaluation return {result.mean_return:,.1f} "
-            f"(lowest {min(result.returns):,.1f}, highest {max(result.returns):,.1f})"
-        )
+        self._progress.say(f"{result.progress:>21}: evaluation {result.summary()}")
 
     def _write_evaluations(self) -> None:
         path = self.folder / "evaluation.json"
@@ -264,7 +262,7 @@ class Run:
         self.transitions = state["transitions"]
         self._seconds = state["seconds"]
         self._window.load_state_dict(state["window"])
-        self.evaluations = [Evaluation(**entry) for entry in state["evaluations"]]
+        self.evaluations = [read_assessment(entry) for entry in state["evaluations"]]
         return int(state["csv_bytes"])
 
 

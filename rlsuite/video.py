@@ -26,7 +26,7 @@ def record_video(
         import imageio_ffmpeg  # noqa: F401
     except ImportError:
         raise UserError("videos need the report extra: pip install 'rlsuite[report]'") from None
-    env = _renderable(experiment.env, "rgb_array")
+    env = _renderable(experiment.simulator, "rgb_array")
     envs = advised(experiment, SerialVectorEnv(lambda: env, 1, seed), seed)
     fps = env.metadata.get("render_fps", 30)
     # One pixel row or column is cut where H.264 needs even sizes; 16 would rescale the picture.
@@ -50,7 +50,7 @@ def record_video(
 
 def show(agent: Any, experiment: Experiment, *, seed: int = 0, episodes: int = 1) -> list[float]:
     """Episodes in a window; their returns. Raises UserError if no window can be opened."""
-    env = _renderable(experiment.env, "human")
+    env = _renderable(experiment.simulator, "human")
     envs = advised(experiment, SerialVectorEnv(lambda: env, 1, seed), seed)
     returns: list[float] = []
     try:

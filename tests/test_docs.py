@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from rlsuite.agents import AGENTS, advice_learning, drpg
+from rlsuite.evaluate import EXACT_METRICS
 from rlsuite.logger import METRICS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -76,6 +77,7 @@ def test_metrics_are_documented() -> None:
     listed = re.findall(r"^\| `(.+?)` \| (.+) \|$", text, re.MULTILINE)
     known = [
         *METRICS.items(),
+        *EXACT_METRICS.items(),
         *(item for entry in AGENTS.values() for item in entry.metrics.items()),
     ]
     assert listed == known

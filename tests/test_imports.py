@@ -109,7 +109,7 @@ LAYERS: list[list[str]] = [
         "agents",
     ],
     ["logger", "checkpoint", "evaluate", "run", "loops"],
-    ["samplers", "advisees", "config", "build"],
+    ["samplers", "advisees", "problems", "config", "solving", "build"],
     [
         "video",
         "plot",
