@@ -127,9 +127,15 @@ def advised(experiment: Experiment, envs: VectorEnv, seed: int = 0) -> VectorEnv
     return envs if config is None else with_people(envs, config, seed, load)
 
 
-def build_agent(experiment: Experiment, spec: Spec) -> Any:
-    """A fresh ``Agent`` or ``RolloutAgent`` on the experiment's device."""
+def build_agent(experiment: Experiment, spec: Spec, trials: VectorEnv | None = None) -> Any:
+    """A fresh ``Agent`` or ``RolloutAgent`` on the experiment's device.
+
+    ``trials``: where nature searches, from ``build_trials``; only needed to train.
+    """
     known: dict[str, Any] = {}
+    if trials is not None:
+        envs = trials
+        known["play"] = lambda actor, seed: evaluate(actor, envs, seed=seed, transitions=0)
     if getattr(experiment.agent, "known_human", False):
         assert experiment.advice is not None and isinstance(spec.action_space, AdviceSpace)
         known["human"] = known_human(experiment.advice, spec.action_space, load)
@@ -183,6 +189,18 @@ def build_evaluation(
     return envs.frozen(made) if isinstance(envs, NormalizedVectorEnv) else made
 
 
+def build_trials(experiment: Experiment, envs: VectorEnv) -> VectorEnv | None:
+    """Where nature tries physics, with the training environments' normalisation; None if it does
+    not: a block of ``agent.episodes`` environments with the same seeds for each candidate."""
+    config, agent = experiment.env, experiment.agent
+    if not (config.uncertain and agent.episodes):
+        return None
+    made = SerialVectorEnv(
+        env_maker(config), agent.candidates * agent.episodes, distinct=agent.episodes
+    )
+    return envs.frozen(made) if isinstance(envs, NormalizedVectorEnv) else made
+
+
 def find_device(name: str) -> torch.device:
     """The torch device of this name. Raises UserError if it is not there."""
     try:
@@ -221,7 +239,8 @@ def resume(folder: Path, *, quiet: bool = False) -> Evaluation:
 def _run(experiment: Experiment, folder: Path, quiet: bool, *, is_new: bool) -> Evaluation:
     torch.set_num_threads(experiment.run.threads)
     envs = build_envs(experiment)
-    agent = build_agent(experiment, envs.spec)
+    trials = build_trials(experiment, envs)
+    agent = build_agent(experiment, envs.spec, trials)
     evaluation_envs = build_evaluation(experiment, envs)
     loop = _build_loop(experiment, agent, envs)
     seed = derive_seed(experiment.run.seed, "evaluation", bits=31)
@@ -245,8 +264,8 @@ def _run(experiment: Experiment, folder: Path, quiet: bool, *, is_new: bool) -> 
         ) as run:
             loop(run)
     finally:
-        envs.close()
-        evaluation_envs.close()
+        for made in (envs, evaluation_envs, *([trials] if trials else [])):
+            made.close()
     return run.evaluations[-1]
 
 
