@@ -169,6 +169,8 @@ def test_one_minibatch_is_a_step_of_the_policy_gradient() -> None:
     )  # fmt: skip
     agent = RobustPPO(OBS, ACTION, config, play=Plays())
     rollout = make_rollout(agent, OBS, 7, 3)
+    assert isinstance(rollout.obs, torch.Tensor) and isinstance(rollout.next_obs, torch.Tensor)
+    rollout.next_obs[:-1] = rollout.obs[1:]
     rollout.terminated[-1] = True  # no bootstrapping
     returns, sums = torch.zeros(3), []
     ended = rollout.terminated
@@ -179,7 +181,6 @@ def test_one_minibatch_is_a_step_of_the_policy_gradient() -> None:
     advantage = torch.stack(sums[::-1]) - rollout.extra["value"]
     advantage = (advantage - advantage.mean()) / advantage.std()
     policy = copy.deepcopy(agent.ppo.policy)
-    assert isinstance(rollout.obs, torch.Tensor)
     log_prob, _ = policy.evaluate(
         rollout.obs.flatten(0, 1), None, rollout.extra["sample"].flatten(0, 1)
     )
