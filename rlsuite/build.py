@@ -25,6 +25,7 @@ from rlsuite.checkpoint import CheckpointStore, is_checkpoint, read
 from rlsuite.config import EnvConfig, Experiment, build_experiment
 from rlsuite.envs import (
     AtariVectorEnv,
+    DisturbedVectorEnv,
     NormalizedVectorEnv,
     ObsNorm,
     ParticleVectorEnv,
@@ -36,8 +37,9 @@ from rlsuite.envs import (
     make_env,
 )
 from rlsuite.envs.atari import STEP_LIMIT, make_watched
+from rlsuite.envs.disturb import DISTURBANCES
 from rlsuite.envs.mpe import make_watched_world
-from rlsuite.envs.perturb import changed
+from rlsuite.envs.perturb import ATARI_PHYSICS, changed, check_physics
 from rlsuite.envs.vmas_env import STEP_LIMIT as VMAS_LIMIT
 from rlsuite.errors import UserError
 from rlsuite.evaluate import Evaluation, evaluate
@@ -51,9 +53,9 @@ EXPERIMENT = "experiment.json"
 
 
 def env_maker(
-    config: EnvConfig, render_mode: str | None = None, values: Mapping[str, float] | None = None
+    config: EnvConfig, render_mode: str | None = None, scales: Mapping[str, float] | None = None
 ) -> Callable[[], gym.Env[Any, Any]]:
-    """What builds one environment, ``Perturbed`` by ``values``; it can be sent to a process."""
+    """What builds one environment, its physics scaled; it can be sent to a process."""
     if config.is_atari:
         return functools.partial(
             make_watched, config.id, config.atari_protocol, render_mode, **config.kwargs
@@ -69,15 +71,27 @@ def env_maker(
         kwargs=config.kwargs,
         render_mode=render_mode,
     )
-    if not (values or config.uncertain):
+    if not (scales or config.uncertain):
         return make
-    return functools.partial(changed, make, values or {}, config.uncertain)
+    return functools.partial(changed, make, scales or {}, config.uncertain)
 
 
 def _build_native(
-    config: EnvConfig, num_envs: int, seed: int = 0, *, groups: int = 1, training: bool = True
+    config: EnvConfig,
+    num_envs: int,
+    seed: int = 0,
+    *,
+    groups: int = 1,
+    training: bool = True,
+    physics: Mapping[str, float] | None = None,
 ) -> VectorEnv | None:
-    """Environments that come as a vector; None for those that come one by one."""
+    """Environments that come as a vector; None for those that come one by one.
+
+    Raises UserError for ``physics`` that they do not have.
+    """
+    physics = physics or {}
+    if config.is_atari or config.is_particles or config.is_vmas:
+        check_physics(config.id, ATARI_PHYSICS if config.is_atari else [], physics)
     if config.is_atari:
         return AtariVectorEnv(
             config.id,
@@ -86,6 +100,7 @@ def _build_native(
             protocol=config.atari_protocol,
             groups=groups,
             training=training,
+            sticky=physics.get("sticky"),
             step_limit=config.time_limit or STEP_LIMIT,
             **config.kwargs,
         )
@@ -174,17 +189,17 @@ def build_evaluation(
 ) -> VectorEnv:
     """One environment an evaluation episode; with the training environments' normalisation.
 
-    ``values``: parameters of ``Perturbed``. Raises UserError for one that there is not.
+    ``values``: physics (``Physics``) and disturbances (``DisturbedVectorEnv``). Raises UserError
+    for those that make no sense there.
     """
-    config, episodes = experiment.env, experiment.run.evaluation_episodes
-    made = _build_native(config, episodes, training=False)
-    if values and made is not None:
-        made.close()
-        raise UserError(
-            f"{config.id} cannot be perturbed: environments that come one by one can, of one agent"
-        )
+    config, episodes, values = experiment.env, experiment.run.evaluation_episodes, values or {}
+    physics = {name: value for name, value in values.items() if name not in DISTURBANCES}
+    made = _build_native(config, episodes, training=False, physics=physics)
     if made is None:
-        made = SerialVectorEnv(env_maker(config, values=values), episodes)
+        made = SerialVectorEnv(env_maker(config, scales=physics), episodes)
+    disturbances = {name: value for name, value in values.items() if name in DISTURBANCES}
+    if disturbances:
+        made = DisturbedVectorEnv(made, disturbances, config.id)
     made = advised(experiment, made)
     return envs.frozen(made) if isinstance(envs, NormalizedVectorEnv) else made
 
