@@ -78,7 +78,8 @@ class DisturbedVectorEnv:
         """One step of every environment with (N, ...) actions, on any device."""
         new = self._envs.step(self._act(action), extra)
         self._age += 1
-        self._age[[episode.env for episode in new.episodes]] = 0
+        ended = torch.tensor([episode.env for episode in new.episodes], dtype=torch.int64)
+        self._age.index_fill_(0, ended, 0)
         noise = self._draw(new.obs)
         next_obs = self._observe(new.step.next_obs, noise)
         obs, self._obs = self._obs, self._observe(new.obs, noise) if new.episodes else next_obs

@@ -139,8 +139,7 @@ def test_discrete_actions_slip() -> None:
 
 def test_several_heads_slip_together() -> None:
     space = MultiDiscrete([3, 2], start=[1, 5])
-    team = Dict({"a": space})
-    envs, echo = disturbed({"action_noise": 0.5}, Dict({"action": team["a"], "physics": TWO}))
+    envs, echo = disturbed({"action_noise": 0.5}, Dict({"action": space, "physics": TWO}))
     envs.reset(0)
     action: Tree = {"action": torch.zeros((1, 2), dtype=torch.int64), "physics": torch.zeros(1, 2)}
     for _ in range(1000):
@@ -162,7 +161,7 @@ def test_images_stay_images() -> None:
     values = torch.cat([envs.step(torch.zeros(1, 2)).obs for _ in range(40)])  # type: ignore[misc]
     positive = values[values > 0].float()  # half of the noise is below black
     assert abs(len(positive) / values.numel() - 0.5) < 5 * 0.5 / math.sqrt(values.numel()) + 0.01
-    assert abs(positive.square().mean().sqrt() - 40) < 2
+    assert abs(positive.square().mean().sqrt() - 40) < 4
 
 
 def trace(envs: VectorEnv, steps: int = 30) -> list[tuple[str, Tensor]]:

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from rlsuite.build import load, read_experiment, run_evaluator
 from rlsuite.cli import main
-from rlsuite.envs import DisturbedVectorEnv, SerialVectorEnv, make_env
+from rlsuite.envs import AtariVectorEnv, DisturbedVectorEnv, SerialVectorEnv, make_env
 from rlsuite.envs.perturb import changed
 from rlsuite.errors import UserError
 from rlsuite.evaluate import Evaluation
@@ -220,7 +221,9 @@ time_limit = 20
 
 def train_tiny(algorithm: str, env: str, folder: Path) -> None:
     config = folder.with_suffix(".toml")
-    config.write_text(f'algorithm = "{algorithm}"\n[env]\n{env}\n')
+    config.write_text(
+        f'algorithm = "{algorithm}"\n[env]\n{env}\n[plan]\nupdates_per_transition = 0.02\n'
+    )
     assert main(["train", str(config), "--folder", str(folder), *TINY]) == 0
 
 
@@ -247,6 +250,19 @@ def test_teams_and_games(
     assert first == nominal
     if env is not PONG:  # whose first 20 steps bring nothing
         assert nominal not in others
+
+
+def test_a_game_where_actions_always_stick_does_not_obey() -> None:
+    seen: dict[float, list[list[float]]] = {0.0: [], 1.0: []}
+    for sticky, frames in seen.items():
+        for action in (2, 3):
+            envs = AtariVectorEnv("ALE/Pong-v5", 1, sticky=sticky)
+            envs.reset(0)
+            for _ in range(30):
+                stepped = envs.step(torch.tensor([action]))
+            frames.append(stepped.obs.flatten().tolist())  # type: ignore[union-attr]
+            envs.close()
+    assert seen[1.0][0] == seen[1.0][1] and seen[0.0][0] != seen[0.0][1]
 
 
 @pytest.mark.parametrize(
