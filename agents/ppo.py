@@ -152,7 +152,7 @@ class PPO:
         """(N, ...) actions in the environment's units: sampled or, without ``explore``, the mean
         and the likeliest. While exploring also what ``update`` needs of them: the samples, their
         log probabilities, and the states' values."""
-        features, mask = _observed(to_device(obs, self.device))
+        features, mask = observed(to_device(obs, self.device))
         sample, log_prob = self.policy.sample(features, mask, self.noise, explore=explore)
         action = self.policy.to_action(sample)
         if not explore:
@@ -174,7 +174,7 @@ class PPO:
         advantage, target = generalized_advantage(
             rollout.reward,
             value,
-            self._values(_observed(flat)[0]).view_as(value),
+            self._values(observed(flat)[0]).view_as(value),
             rollout.terminated,
             rollout.truncated,
             discount=self.config.discount,
@@ -209,7 +209,7 @@ class PPO:
 
     def _loss(self, batch: Samples) -> tuple[Tensor, Metrics]:
         config = self.config
-        features, mask = _observed(batch.obs)
+        features, mask = observed(batch.obs)
         log_prob, entropy = self.policy.evaluate(features, mask, batch.sample)
         advantage = normalized(batch.advantage) if config.normalize_advantage else batch.advantage
         loss, metrics = clipped_loss(log_prob, batch.log_prob, advantage, config.clip)
@@ -330,7 +330,7 @@ def _observation_space(space: gym.Space[Any]) -> gym.Space[Any]:
     return space["observation"]
 
 
-def _observed(obs: Tree) -> tuple[Tensor, Tensor | None]:
+def observed(obs: Tree) -> tuple[Tensor, Tensor | None]:
     """(B, ...) what the networks see, and (B, n) which actions are available."""
     if isinstance(obs, Tensor):
         return obs, None

@@ -71,13 +71,14 @@ def make_games(
     protocol: str,
     *,
     all_actions: bool | None = None,
+    sticky: float | None = None,
     num_threads: int = 0,
 ) -> Any:
     """ale_py's vector environment, which resets a game in the step that ends it.
 
-    ``all_actions`` overrides the protocol's. ``num_threads`` step the games; 0 is one for each
-    core, but no more than games. Raises ``UserError`` if ale_py is missing or ``env_id`` is not one
-    of its ids.
+    ``all_actions`` and ``sticky`` override the protocol's. ``num_threads`` step the games; 0 is one
+    for each core, but no more than games. Raises ``UserError`` if ale_py is missing or ``env_id``
+    is not one of its ids.
     """
     native = import_extra("ale_py.vector_env", env_id, "atari")
     spec = gym.registry.get(env_id)
@@ -90,7 +91,7 @@ def make_games(
         num_threads=num_threads,
         # Its own limit would leave the last frame of an episode out of the last observation.
         max_num_frames_per_episode=2**30,
-        repeat_action_probability=rules.sticky,
+        repeat_action_probability=rules.sticky if sticky is None else sticky,
         full_action_space=rules.all_actions,
         autoreset_mode=gym.vector.AutoresetMode.SAME_STEP,
         frameskip=FRAME_SKIP,
@@ -326,7 +327,8 @@ class AtariVectorEnv:
     than one the games take turns: while one group is stepped by its threads, the actions of the
     next are chosen, and what was learned. In evaluation (``training=False``) a lost life is no
     termination; nothing else differs. After a lost life the game is not reset, nor is FIRE pressed.
-    ``all_actions``: all 18 actions, or the game's own; None keeps which the protocol has.
+    ``all_actions``: all 18 actions, or the game's own; ``sticky``: probability that an action is
+    repeated; None keeps what the protocol has.
 
     Raises ``UserError`` if ale_py is missing or does not know the game, ``ValueError`` unless
     ``num_envs`` is a multiple of ``groups``.
@@ -340,6 +342,7 @@ class AtariVectorEnv:
         *,
         protocol: str = "machado2018",
         all_actions: bool | None = None,
+        sticky: float | None = None,
         groups: int = 1,
         training: bool = True,
         step_limit: int = STEP_LIMIT,
@@ -351,7 +354,14 @@ class AtariVectorEnv:
         # All groups play at once: more threads than cores would only wait for each other.
         threads = max(1, (os.cpu_count() or 1) // groups)
         games = [
-            make_games(env_id, size, protocol, all_actions=all_actions, num_threads=threads)
+            make_games(
+                env_id,
+                size,
+                protocol,
+                all_actions=all_actions,
+                sticky=sticky,
+                num_threads=threads,
+            )
             for _ in range(groups)
         ]
         self.spec = Spec(

@@ -66,8 +66,9 @@ _PEELED = (gym.wrappers.TimeLimit, gym.wrappers.OrderEnforcing, gym.wrappers.Pas
 class Lane:
     """One environment: stepped, and reset with the seed of each of its episodes."""
 
-    def __init__(self, env: gym.Env[Any, Any], index: int) -> None:
+    def __init__(self, env: gym.Env[Any, Any], index: int, seeded_as: int | None = None) -> None:
         self.index = index
+        self._seeded_as = index if seeded_as is None else seeded_as
         self.limit = sys.maxsize
         """Steps after which an episode is truncated."""
         self.length = 0
@@ -86,7 +87,7 @@ class Lane:
     def begin(self, seed: int, number: int) -> Any:
         """Reset for episode ``number`` of the run seeded ``seed``; the first observation."""
         self._seed, self._number, self.length = seed, number, 0
-        return self._env_reset(seed=episode_seed(seed, self.index, number))[0]
+        return self._env_reset(seed=episode_seed(seed, self._seeded_as, number))[0]
 
     def begin_next(self) -> Any:
         """Reset for the following episode; its first observation."""
@@ -117,7 +118,7 @@ class Lane:
         """
         if isinstance(error, UserError):
             return error
-        seed = episode_seed(self._seed, self.index, self._number)
+        seed = episode_seed(self._seed, self._seeded_as, self._number)
         return RuntimeError(
             f"environment {self.index}, episode {self._number} (reset seed {seed}, "
             f"step {self.length}) raised {type(error).__name__}: {error}"

@@ -1,15 +1,13 @@
-"""Environments under another physics, with late and noisy actions, or with noisy observations.
+"""Environments under another physics.
 
 Physical parameters are scales, 1 as it is; ``Physics`` sets them, of Gymnasium's MuJoCo and classic
-control environments. ``Perturbed`` also disturbs what goes in and out of any environment of one
-agent. In an ``Uncertain`` environment nature chooses the physics of every episode.
+control environments, also where agents share a robot. In an ``Uncertain`` environment nature
+chooses the physics of every episode. ``rlsuite.envs.disturb`` is for what goes in and out.
 """
 
 from __future__ import annotations
 
-import copy
 import difflib
-from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -23,12 +21,10 @@ from gymnasium.envs.classic_control import (
     PendulumEnv,
 )
 
+from rlsuite.envs.disturb import DISTURBANCES
 from rlsuite.envs.layout import Array
+from rlsuite.envs.team import TeamEnv
 from rlsuite.errors import UserError
-from rlsuite.rng import derive_seed
-
-DISTURBANCES = ("action_delay", "action_noise", "obs_noise")
-"""What every environment of one agent has beside its physics; 0 as it is."""
 
 _LINKS = ("LINK_LENGTH_1", "LINK_LENGTH_2", "LINK_COM_POS_1", "LINK_COM_POS_2")
 _CLASSIC: dict[type, dict[str, tuple[str, ...]]] = {
@@ -47,8 +43,14 @@ _CLASSIC: dict[type, dict[str, tuple[str, ...]]] = {
 """Attributes by parameter."""
 
 
-def nominal(name: str) -> float:
-    """The value of a parameter that changes nothing."""
+ATARI_PHYSICS = ["sticky"]
+"""What an Atari game has: the probability that an action is repeated, not a scale of it."""
+
+
+def nominal(name: str) -> float | None:
+    """The value of a parameter that changes nothing; None if it depends on the protocol."""
+    if name in ATARI_PHYSICS:
+        return None
     return 0.0 if name in DISTURBANCES else 1.0
 
 
@@ -60,7 +62,7 @@ class Physics:
     """
 
     def __init__(self, env: gym.Env[Any, Any]) -> None:
-        self._env: Any = env.unwrapped
+        self._env = _simulator(env)
         model = getattr(self._env, "model", None)
         self._model: Any = model if type(model).__name__ == "MjModel" else None
         self._arrays = {} if self._model is None else _arrays(self._model)
@@ -101,6 +103,15 @@ class Physics:
             self._env.polemass_length = self._env.masspole * self._env.length
 
 
+def _simulator(env: gym.Env[Any, Any]) -> Any:
+    """What holds the parameters: of agents that share a robot, the task of one agent."""
+    inner: Any = env.unwrapped
+    if isinstance(inner, TeamEnv):
+        team = inner.env
+        inner = getattr(team, "single_agent_env", getattr(team, "env", team))
+    return getattr(inner, "unwrapped", inner)
+
+
 def _arrays(model: Any) -> dict[str, list[Array]]:
     """Views of the model's memory, by parameter."""
     found: dict[str, list[Array]] = {
@@ -111,72 +122,6 @@ def _arrays(model: Any) -> dict[str, list[Array]]:
         "strength": [model.actuator_gear],
     }
     return {name: arrays for name, arrays in found.items() if any(a.any() for a in arrays)}
-
-
-class Perturbed(gym.Wrapper[Any, Any, Any, Any]):
-    """An environment of one agent with some of its parameters changed, for good.
-
-    ``values`` holds scales of the physics and: action_delay, steps until an action takes effect
-    (before, the first one does); action_noise, for Box actions the standard deviation of Gaussian
-    noise as a share of half the range, clipped to the Box, for Discrete ones the probability of a
-    uniformly random action instead; obs_noise, the standard deviation of Gaussian noise in the
-    units of the observation. Noise follows from the seed of the reset: with one seed it is the same
-    but for its size. Nominal values leave every bit as it is.
-    Raises UserError for a parameter that the environment does not have, and a value out of range.
-    """
-
-    def __init__(self, env: gym.Env[Any, Any], values: Mapping[str, float]) -> None:
-        super().__init__(env)
-        physics = Physics(env)
-        _check(env, physics.names, values)
-        physics.set({name: value for name, value in values.items() if name in physics.names})
-        self._action_noise = values.get("action_noise", 0.0)
-        self._obs_noise = values.get("obs_noise", 0.0)
-        self._pending: deque[Any] = deque(maxlen=int(values.get("action_delay", 0)) + 1)
-        self._seed(0)
-
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Any, dict[str, Any]]:
-        """Begin an episode; with a seed the noise begins anew too."""
-        if seed is not None:
-            self._seed(seed)
-        self._pending.clear()
-        observation, info = self.env.reset(seed=seed, options=options)
-        return self._observed(observation), info
-
-    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        """Act late and inaccurately; observe inaccurately."""
-        self._pending.append(action)
-        taken = self._acted(copy.copy(self._pending[0]))
-        observation, reward, terminated, truncated, info = self.env.step(taken)
-        return self._observed(observation), reward, terminated, truncated, info
-
-    def _seed(self, seed: int) -> None:
-        # Two streams: the one noise is the same with and without the other.
-        self._of_actions, self._of_obs = (
-            np.random.Generator(np.random.PCG64(derive_seed(seed, name)))
-            for name in ("action noise", "obs noise")
-        )
-
-    def _acted(self, action: Any) -> Any:
-        if not self._action_noise:
-            return action
-        space = self.action_space
-        if isinstance(space, gym.spaces.Discrete):
-            slips = self._of_actions.random() < self._action_noise
-            other = int(self._of_actions.integers(space.n) + space.start)
-            return other if slips else action
-        assert isinstance(space, gym.spaces.Box)
-        noise = self._of_actions.standard_normal(space.shape) * (space.high - space.low) / 2
-        noisy = action + self._action_noise * noise
-        return np.clip(noisy, space.low, space.high).astype(space.dtype)
-
-    def _observed(self, observation: Any) -> Any:
-        if not self._obs_noise:
-            return observation
-        noise = self._of_obs.standard_normal(observation.shape)
-        return (observation + self._obs_noise * noise).astype(observation.dtype)
 
 
 class Uncertain(gym.Wrapper[Any, Any, Any, Any]):
@@ -191,13 +136,15 @@ class Uncertain(gym.Wrapper[Any, Any, Any, Any]):
     def __init__(self, env: gym.Env[Any, Any], bounds: Mapping[str, tuple[float, float]]) -> None:
         super().__init__(env)
         self._physics = Physics(env)
-        for low, high in bounds.values():
-            _check(env, self._physics.names, dict.fromkeys(bounds, low))
-            if not low <= 1.0 <= high:
-                raise UserError(f"uncertain physics have 1 within their bounds, not {low, high}")
+        if isinstance(env.action_space, gym.spaces.Dict):
+            raise UserError(f"{_name(env)} has several agents: nature plays against one alone")
         of_interface = [name for name in bounds if name in DISTURBANCES]
         if of_interface:
             raise UserError(f"{of_interface[0]} is no physics: nature can choose physics alone")
+        for name, (low, high) in bounds.items():
+            check_physics(_name(env), self._physics.names, {name: low})
+            if not low <= 1.0 <= high:
+                raise UserError(f"uncertain physics have 1 within their bounds, not {low, high}")
         self._names = list(bounds)
         self._is_chosen = False
         low, high = np.array(list(bounds.values()), np.float32).T
@@ -223,52 +170,37 @@ class Uncertain(gym.Wrapper[Any, Any, Any, Any]):
 
 def changed(
     make: Callable[[], gym.Env[Any, Any]],
-    values: Mapping[str, float],
+    scales: Mapping[str, float],
     bounds: Mapping[str, tuple[float, float]],
 ) -> gym.Env[Any, Any]:
-    """What ``make`` makes, ``Perturbed`` and, around that, ``Uncertain`` where there are any."""
+    """What ``make`` makes, with its physics scaled for good and, around that, ``Uncertain`` where
+    there are bounds.
+
+    Raises UserError for a parameter that the environment does not have, and scales out of range.
+    """
     env = make()
-    if values:
-        env = Perturbed(env, values)
+    if scales:
+        physics = Physics(env)
+        check_physics(_name(env), physics.names, scales)
+        physics.set(scales)
     return Uncertain(env, bounds) if bounds else env
 
 
-def _check(env: gym.Env[Any, Any], physics: list[str], values: Mapping[str, float]) -> None:
-    name = env.spec.id if env.spec is not None else type(env.unwrapped).__name__
-    if isinstance(env.action_space, gym.spaces.Dict):
-        raise UserError(f"{name} has several agents: environments of one alone can be perturbed")
-    known = [*physics, *DISTURBANCES]
-    for key, value in values.items():
-        if key not in known:
+def check_physics(env: str, physics: list[str], scales: Mapping[str, float]) -> None:
+    """Raise UserError unless all are of the ``physics`` that ``env`` has, scales above 0."""
+    for key, value in scales.items():
+        if key not in physics:
+            known = [*physics, *DISTURBANCES]
             near = difflib.get_close_matches(key, known, n=1)
             hint = f"did you mean {near[0]}? " if near else ""
             none = "" if physics else "no physics that is known (MuJoCo and classic control have), "
-            raise UserError(f"{name} has no {key!r}; {hint}it has {none}{', '.join(known)}")
-        problem = _problem(env, key, value)
-        if problem:
-            raise UserError(f"{key}={value:g} for {name}: {problem}")
+            raise UserError(f"{env} has no {key!r}; {hint}it has {none}{', '.join(known)}")
+        if key in ATARI_PHYSICS:
+            if not 0 <= value <= 1:
+                raise UserError(f"{key}={value:g} for {env}: it is a probability")
+        elif value <= 0:
+            raise UserError(f"{key}={value:g} for {env}: a scale has to be above 0; 1 is nominal")
 
 
-def _problem(env: gym.Env[Any, Any], key: str, value: float) -> str:
-    """What is wrong with a value; empty if nothing is."""
-    if key not in DISTURBANCES:
-        return "" if value > 0 else "a scale has to be above 0; 1 is nominal"
-    if value < 0:
-        return "it has to be at least 0, which is nominal"
-    if value and key == "obs_noise":
-        space = env.observation_space
-        is_float = isinstance(space, gym.spaces.Box) and np.issubdtype(space.dtype, np.floating)
-        return "" if is_float else "the observations have to be a Box of floats"
-    if value and isinstance(env.observation_space, gym.spaces.Dict):
-        return "its mask of actions would not fit the action that is taken"
-    if key == "action_delay":
-        return "" if value == int(value) else "it counts steps: give a whole number"
-    return _noise_problem(env.action_space, value)
-
-
-def _noise_problem(space: gym.Space[Any], value: float) -> str:
-    if isinstance(space, gym.spaces.Discrete):
-        return "" if value <= 1 else "it is a probability"
-    if isinstance(space, gym.spaces.Box) and space.is_bounded():
-        return ""
-    return "" if value == 0 else "the actions have to be Discrete or a bounded Box"
+def _name(env: gym.Env[Any, Any]) -> str:
+    return env.spec.id if env.spec is not None else type(_simulator(env)).__name__

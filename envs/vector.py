@@ -43,10 +43,11 @@ class Lanes(Protocol):
 
 
 def build_lanes(
-    make: Callable[[], gym.Env[Any, Any]], indices: range
+    make: Callable[[], gym.Env[Any, Any]], indices: range, distinct: int | None = None
 ) -> tuple[LocalLanes, gym.Env[Any, Any]]:
     """The environments numbered ``indices`` in this process, and the first of them.
 
+    Those whose numbers are equal modulo ``distinct`` have the same seeds; None: no two have.
     Raises ``ValueError`` if ``make`` does not always return the same spaces, ``UserError`` if the
     spaces are not supported.
     """
@@ -57,7 +58,10 @@ def build_lanes(
             envs[0].action_space,
         ):
             raise ValueError("all environments of a vector must have the same spaces")
-    lanes = [Lane(env, index) for env, index in zip(envs, indices, strict=True)]
+    lanes = [
+        Lane(env, index, None if distinct is None else index % distinct)
+        for env, index in zip(envs, indices, strict=True)
+    ]
     layout = ObservationLayout(envs[0].observation_space)
     codec = ActionCodec(envs[0].action_space, len(envs))
     return LocalLanes(lanes, layout, codec), envs[0]
@@ -282,8 +286,9 @@ class LaneVectorEnv:
 class SerialVectorEnv(LaneVectorEnv):
     """``num_envs`` environments of ``make``, stepped one after the other in this process.
 
-    ``resumable`` is what ``gym_env.is_resumable`` found. Raises ``UserError`` for spaces that are
-    not supported.
+    ``resumable`` is what ``gym_env.is_resumable`` found. Environments whose numbers are equal
+    modulo ``distinct`` have the same seeds, so the same first states and noise (common random
+    numbers); None: no two have. Raises ``UserError`` for spaces that are not supported.
     """
 
     def __init__(
@@ -293,8 +298,9 @@ class SerialVectorEnv(LaneVectorEnv):
         seed: int = 0,
         *,
         resumable: bool = True,
+        distinct: int | None = None,
     ) -> None:
         if num_envs < 1:
             raise ValueError(f"num_envs must be at least 1, not {num_envs}")
-        lanes, example = build_lanes(make, range(num_envs))
+        lanes, example = build_lanes(make, range(num_envs), distinct)
         super().__init__([lanes], example, num_envs, seed, resumable)

@@ -250,9 +250,13 @@ def log_pi_of_heads(logits: Tensor, mask: Tensor | None, heads: list[int]) -> li
     return [part.log_softmax(1) for part in torch.split(logits, heads, 1)]
 
 
-def noisy(log_pi: Tensor, noise: torch.Generator | None) -> Tensor:
-    """With Gumbel noise added, so that the argmax is distributed as pi."""
-    return log_pi - torch.empty_like(log_pi).exponential_(generator=noise).log()
+def noisy(log_pi: Tensor, noise: torch.Generator | None, distinct: int | None = None) -> Tensor:
+    """With Gumbel noise added, so that the argmax is distributed as pi.
+
+    Rows whose numbers are equal modulo ``distinct`` have the same noise; None: no two have.
+    """
+    draw = torch.empty_like(log_pi[:distinct]).exponential_(generator=noise).log()
+    return log_pi - (draw if distinct is None else draw.repeat(len(log_pi) // distinct, 1))
 
 
 def _one_hot(scores: Tensor) -> Tensor:

@@ -25,6 +25,7 @@ from rlsuite.checkpoint import CheckpointStore, is_checkpoint, read
 from rlsuite.config import EnvConfig, Experiment, build_experiment
 from rlsuite.envs import (
     AtariVectorEnv,
+    DisturbedVectorEnv,
     NormalizedVectorEnv,
     ObsNorm,
     ParticleVectorEnv,
@@ -36,8 +37,9 @@ from rlsuite.envs import (
     make_env,
 )
 from rlsuite.envs.atari import STEP_LIMIT, make_watched
+from rlsuite.envs.disturb import DISTURBANCES
 from rlsuite.envs.mpe import make_watched_world
-from rlsuite.envs.perturb import changed
+from rlsuite.envs.perturb import ATARI_PHYSICS, changed, check_physics
 from rlsuite.envs.vmas_env import STEP_LIMIT as VMAS_LIMIT
 from rlsuite.errors import UserError
 from rlsuite.evaluate import Assessment, Evaluation, evaluate
@@ -52,9 +54,9 @@ EXPERIMENT = "experiment.json"
 
 
 def env_maker(
-    config: EnvConfig, render_mode: str | None = None, values: Mapping[str, float] | None = None
+    config: EnvConfig, render_mode: str | None = None, scales: Mapping[str, float] | None = None
 ) -> Callable[[], gym.Env[Any, Any]]:
-    """What builds one environment, ``Perturbed`` by ``values``; it can be sent to a process."""
+    """What builds one environment, its physics scaled; it can be sent to a process."""
     if config.is_atari:
         return functools.partial(
             make_watched, config.id, config.atari_protocol, render_mode, **config.kwargs
@@ -70,15 +72,27 @@ def env_maker(
         kwargs=config.kwargs,
         render_mode=render_mode,
     )
-    if not (values or config.uncertain):
+    if not (scales or config.uncertain):
         return make
-    return functools.partial(changed, make, values or {}, config.uncertain)
+    return functools.partial(changed, make, scales or {}, config.uncertain)
 
 
 def _build_native(
-    config: EnvConfig, num_envs: int, seed: int = 0, *, groups: int = 1, training: bool = True
+    config: EnvConfig,
+    num_envs: int,
+    seed: int = 0,
+    *,
+    groups: int = 1,
+    training: bool = True,
+    physics: Mapping[str, float] | None = None,
 ) -> VectorEnv | None:
-    """Environments that come as a vector; None for those that come one by one."""
+    """Environments that come as a vector; None for those that come one by one.
+
+    Raises UserError for ``physics`` that they do not have.
+    """
+    physics = physics or {}
+    if config.is_atari or config.is_particles or config.is_vmas:
+        check_physics(config.id, ATARI_PHYSICS if config.is_atari else [], physics)
     if config.is_atari:
         return AtariVectorEnv(
             config.id,
@@ -87,6 +101,7 @@ def _build_native(
             protocol=config.atari_protocol,
             groups=groups,
             training=training,
+            sticky=physics.get("sticky"),
             step_limit=config.time_limit or STEP_LIMIT,
             **config.kwargs,
         )
@@ -128,9 +143,15 @@ def advised(experiment: Experiment, envs: VectorEnv, seed: int = 0) -> VectorEnv
     return envs if config is None else with_people(envs, config, seed, load)
 
 
-def build_agent(experiment: Experiment, spec: Spec) -> Any:
-    """A fresh ``Agent`` or ``RolloutAgent`` on the experiment's device."""
+def build_agent(experiment: Experiment, spec: Spec, trials: VectorEnv | None = None) -> Any:
+    """A fresh ``Agent`` or ``RolloutAgent`` on the experiment's device.
+
+    ``trials``: where nature searches, from ``build_trials``; only needed to train.
+    """
     known: dict[str, Any] = {}
+    if trials is not None:
+        envs = trials
+        known["play"] = lambda actor, seed: evaluate(actor, envs, seed=seed, transitions=0)
     if getattr(experiment.agent, "known_human", False):
         assert experiment.advice is not None and isinstance(spec.action_space, AdviceSpace)
         known["human"] = known_human(experiment.advice, spec.action_space, load)
@@ -169,18 +190,34 @@ def build_evaluation(
 ) -> VectorEnv:
     """One environment an evaluation episode; with the training environments' normalisation.
 
-    ``values``: parameters of ``Perturbed``. Raises UserError for one that there is not.
+    ``values``: physics (``Physics``) and disturbances (``DisturbedVectorEnv``). Raises UserError
+    for those that make no sense there.
     """
-    config, episodes = experiment.simulator, experiment.run.evaluation_episodes
-    made = _build_native(config, episodes, training=False)
-    if values and made is not None:
-        made.close()
-        raise UserError(
-            f"{config.id} cannot be perturbed: environments that come one by one can, of one agent"
-        )
+    config, episodes, values = (
+        experiment.simulator,
+        experiment.run.evaluation_episodes,
+        values or {},
+    )
+    physics = {name: value for name, value in values.items() if name not in DISTURBANCES}
+    made = _build_native(config, episodes, training=False, physics=physics)
     if made is None:
-        made = SerialVectorEnv(env_maker(config, values=values), episodes)
+        made = SerialVectorEnv(env_maker(config, scales=physics), episodes)
+    disturbances = {name: value for name, value in values.items() if name in DISTURBANCES}
+    if disturbances:
+        made = DisturbedVectorEnv(made, disturbances, config.id)
     made = advised(experiment, made)
+    return envs.frozen(made) if isinstance(envs, NormalizedVectorEnv) else made
+
+
+def build_trials(experiment: Experiment, envs: VectorEnv) -> VectorEnv | None:
+    """Where nature tries physics, with the training environments' normalisation; None if it does
+    not: a block of ``agent.episodes`` environments with the same seeds for each candidate."""
+    config, agent = experiment.simulator, experiment.agent
+    if not (config.uncertain and agent.episodes):
+        return None
+    made = SerialVectorEnv(
+        env_maker(config), agent.candidates * agent.episodes, distinct=agent.episodes
+    )
     return envs.frozen(made) if isinstance(envs, NormalizedVectorEnv) else made
 
 
@@ -246,7 +283,8 @@ def _run(experiment: Experiment, folder: Path, quiet: bool, *, is_new: bool) -> 
 
 def _build_training(experiment: Experiment) -> Job:
     envs = build_envs(experiment)
-    agent = build_agent(experiment, envs.spec)
+    trials = build_trials(experiment, envs)
+    agent = build_agent(experiment, envs.spec, trials)
     evaluation_envs = build_evaluation(experiment, envs)
     loop = _build_loop(experiment, agent, envs)
     seed = derive_seed(experiment.run.seed, "evaluation", bits=31)
@@ -255,8 +293,8 @@ def _build_training(experiment: Experiment) -> Job:
         return evaluate(agent, evaluation_envs, seed=seed, transitions=transitions)
 
     def close() -> None:
-        envs.close()
-        evaluation_envs.close()
+        for made in (envs, evaluation_envs, *([trials] if trials else [])):
+            made.close()
 
     metrics = AGENTS[experiment.algorithm].metrics
     alarms = getattr(agent, "alarms", None)

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from rlsuite.errors import UserError
 from rlsuite.stats import Interval, iqm, stratified_bootstrap
-from rlsuite.types import Agent, RolloutAgent, VectorEnv
+from rlsuite.types import Actor, VectorEnv
 
 STEP_LIMIT = 1_000_000
 """An evaluation episode that lasts longer is taken for one that never ends."""
@@ -170,9 +170,7 @@ def iqm_interval(returns: list[float]) -> Interval:
     return stratified_bootstrap([[value] for value in returns], iqm)
 
 
-def evaluate(
-    agent: Agent | RolloutAgent, envs: VectorEnv, *, seed: int, transitions: int
-) -> Evaluation:
+def evaluate(agent: Actor, envs: VectorEnv, *, seed: int, transitions: int) -> Evaluation:
     """The first episode of each environment, acted without exploration.
 
     Raises UserError if an episode does not end within STEP_LIMIT steps.

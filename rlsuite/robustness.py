@@ -248,8 +248,10 @@ def _draw_map(figure: Figure, axes: Axes, swept: Ranges, result: Robustness) -> 
             ink = "black" if value > middle else "white"
             text = f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
             axes.text(column, row, text, ha="center", va="center", fontsize=7, color=ink)
-    if all(nominal(name) in result.ranges[name] for name in result.ranges):
-        at = columns.index(nominal(across)), rows.index(nominal(down))
+    x, y = nominal(across), nominal(down)
+    is_swept = all(nominal(name) in result.ranges[name] for name in result.ranges)
+    if is_swept and x is not None and y is not None:
+        at = columns.index(x), rows.index(y)
         look: dict[str, Any] = {"marker": "s", "ms": 14, "mfc": "none", "mec": COLOURS[1], "ls": ""}
         axes.plot(*([x] for x in at), **look, label="nominal")
         figure.legend(loc="outside lower center", fontsize=8, frameon=False)

@@ -61,13 +61,24 @@ class NormalPolicy(nn.Module):
         self.log_std = nn.Parameter(torch.full((low.size,), initial_log_std, device=device))
 
     def sample(
-        self, obs: Tensor, mask: Tensor | None, noise: torch.Generator | None, *, explore: bool
+        self,
+        obs: Tensor,
+        mask: Tensor | None,
+        noise: torch.Generator | None,
+        *,
+        explore: bool,
+        distinct: int | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Samples, or without ``explore`` the means, and their (B,) log probabilities."""
+        """Samples, or without ``explore`` the means, and their (B,) log probabilities.
+
+        ``distinct``, a divisor of B: rows whose numbers are equal modulo it have the same noise
+        (common random numbers). None: no two have.
+        """
         mean = self.mean(obs)
         sample = mean
         if explore:
-            draw = torch.randn(mean.shape, generator=noise, device=mean.device)
+            draw = torch.randn(mean[:distinct].shape, generator=noise, device=mean.device)
+            draw = draw if distinct is None else draw.repeat(len(mean) // distinct, 1)
             sample = mean + self.log_std.exp() * draw
         return sample, normal_log_prob(sample, mean, self.log_std)
 
@@ -118,11 +129,20 @@ class CategoricalPolicy(nn.Module):
         return log_pi_of_heads(self.logits(obs), mask, self.heads)
 
     def sample(
-        self, obs: Tensor, mask: Tensor | None, noise: torch.Generator | None, *, explore: bool
+        self,
+        obs: Tensor,
+        mask: Tensor | None,
+        noise: torch.Generator | None,
+        *,
+        explore: bool,
+        distinct: int | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Samples, or without ``explore`` the likeliest, and their (B,) log probabilities."""
+        """Samples, or without ``explore`` the likeliest, and their (B,) log probabilities.
+
+        ``distinct`` is as in ``NormalPolicy.sample``.
+        """
         parts = self.log_pi(obs, mask)
-        scores = [noisy(part, noise) for part in parts] if explore else parts
+        scores = [noisy(part, noise, distinct) for part in parts] if explore else parts
         sample = torch.stack([score.argmax(1) for score in scores], 1)
         return sample, _gathered(parts, sample)
 

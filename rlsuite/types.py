@@ -184,6 +184,13 @@ class Stateful(Protocol):
         """Continue as if never interrupted."""
 
 
+class Actor(Protocol):
+    """Whatever can act."""
+
+    def act(self, obs: Tree, *, explore: bool = True) -> tuple[Tree, dict[str, Tensor]]:
+        """Actions for (N, ...) observations, and what to store beside them."""
+
+
 class Agent(Stateful, Protocol):
     """A learner. Nothing else has to be called by a loop."""
 

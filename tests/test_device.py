@@ -9,6 +9,7 @@ import dataclasses
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import gymnasium as gym
@@ -416,11 +417,16 @@ def test_rollouts_on_the_fake_device(
 def test_nature_on_the_fake_device(fakegpu: str) -> None:
     box = gym.spaces.Box(np.float32([0.5, 0.2]), np.float32([2.0, 1.0]))
     action = gym.spaces.Dict([("action", FOUR), ("physics", box)])
-    config = RobustPPOConfig(hidden=(16,), batch_size=3, epochs=2, memory=3)
-    agent = RobustPPO(OBS, action, config, device=fakegpu)
-    assert agent.chosen is None
+
+    def play(actor: Any, seed: int) -> Any:
+        actor.act(torch.zeros(6, *OBS.shape))
+        return SimpleNamespace(returns=[0.0] * 6, lengths=[1] * 6)
+
+    config = RobustPPOConfig(hidden=(16,), batch_size=3, epochs=2, candidates=3, worst=2)
+    agent = RobustPPO(OBS, action, config, device=fakegpu, play=play)
     metrics = learn_from_rollout(agent, torch.zeros(2, *OBS.shape), fakegpu)
-    found = [*metrics.values(), *agent.memory, agent.chosen, agent.playing, agent.so_far]
+    assert agent.chosen is not None and agent.tried == 2
+    found = [*metrics.values(), agent.worst, agent.chosen, agent.scores]
     assert {t.device.type for t in found} == {fakegpu}
 
 

@@ -52,6 +52,7 @@ LAYERS: list[list[str]] = [
         "envs.team_checks",
         "envs.tuple_env",
         "envs.gym_env",
+        "envs.disturb",
         "envs.perturb",
         "envs.skirmish",
         "envs.mamujoco",

@@ -1,4 +1,4 @@
-"""Perturbed environments: the simulator computes with what was set, and nominal changes no bit."""
+"""Changed physics: the simulator computes with what was set, and nominal changes no bit."""
 
 import math
 from collections.abc import Callable
@@ -10,10 +10,9 @@ import mujoco
 import numpy as np
 import pytest
 from gymnasium.envs.classic_control import PendulumEnv
-from gymnasium.spaces import Box, Discrete, MultiDiscrete
 from toy_teams import make_mixed
 
-from rlsuite.envs import Perturbed, Physics, Uncertain, make_env
+from rlsuite.envs import Physics, Uncertain, make_env
 from rlsuite.envs.gym_env import is_resumable
 from rlsuite.envs.perturb import changed
 from rlsuite.errors import UserError
@@ -32,6 +31,7 @@ MODEL = """
   <contact><pair geom1="a" geom2="c" friction="{friction} {friction} .01 .001 .001"/></contact>
   <actuator><motor joint="j" gear="{strength}"/></actuator>
 </mujoco>"""
+MAMUJOCO = {"scenario": "Hopper", "agent_conf": "3x1"}
 NOMINAL = {"gravity": -9.81, "mass": 900.0, "friction": 0.8, "damping": 0.5, "strength": 3.0}
 
 
@@ -40,25 +40,6 @@ class ModelEnv(gym.Env):
 
     def __init__(self, model: Any) -> None:
         self.model = model
-
-
-class Echo(gym.Env):
-    """Remembers what was done; observes the step."""
-
-    def __init__(self, action_space: gym.Space[Any], limit: int = 1000) -> None:
-        self.action_space = action_space
-        self.observation_space = Box(-np.inf, np.inf, (2,), np.float64)
-        self.taken: list[Any] = []
-        self.limit = limit
-
-    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
-        super().reset(seed=seed)
-        self.taken = []
-        return np.zeros(2), {}
-
-    def step(self, action: Any) -> Any:
-        self.taken.append(action)
-        return np.full(2, float(len(self.taken))), 0.0, False, len(self.taken) >= self.limit, {}
 
 
 def arrays(model: Any) -> dict[str, np.ndarray]:
@@ -87,6 +68,29 @@ def test_a_model_is_as_if_compiled_with_the_scaled_numbers(name: str) -> None:
 
 def original() -> Any:
     return mujoco.MjModel.from_xml_string(MODEL.format(**NOMINAL))
+
+
+@pytest.mark.parametrize(
+    ("env_id", "kwargs"),
+    [
+        ("rlsuite.envs:MultiAgentMujoco", {"task": "Hopper-v5", "partition": "3x1"}),
+        ("gymnasium_robotics.mamujoco_v1:parallel_env", MAMUJOCO),
+    ],
+)
+def test_agents_that_share_a_robot_share_its_physics(env_id: str, kwargs: dict[str, Any]) -> None:
+    """They feel it as one agent does; nature plays against one agent alone."""
+    rewards = {}
+    for scale in (1.0, 2.0):
+        team = changed(partial(make_env, env_id, kwargs=kwargs), {"mass": scale}, {})
+        plain = changed(partial(make_env, "Hopper-v5"), {"mass": scale}, {})
+        team.reset(seed=0), plain.reset(seed=0)
+        action = np.float32([0.5, -0.5, 0.25])
+        joint = dict(zip(team.action_space, action.reshape(3, 1), strict=True))  # type: ignore[call-overload]
+        rewards[scale] = [team.step(joint)[1] for _ in range(5)]
+        np.testing.assert_allclose(rewards[scale], [plain.step(action)[1] for _ in range(5)])
+    assert rewards[1.0] != rewards[2.0]
+    with pytest.raises(UserError, match="several agents"):
+        Uncertain(make_env(env_id, kwargs=kwargs), {"mass": (0.5, 2.0)})
 
 
 def test_what_is_zero_anyway_is_no_parameter() -> None:
@@ -126,15 +130,18 @@ PARAMETERS = [(env, name) for env, names in IDS.items() for name in names]
 @pytest.mark.parametrize(("env_id", "name"), PARAMETERS)
 def test_each_parameter_changes_the_simulation_for_good(env_id: str, name: str) -> None:
     """In the second episode too: resets do not undo it. And back to nominal is to the bit."""
-    plain, changed = trace(make_env(env_id)), trace(Perturbed(make_env(env_id), {name: 1.3}))
-    half = len(changed) // 2
-    assert is_equal(plain[:1], changed[:1]) and not is_equal(plain[:half], changed[:half])
+    plain, scaled = (
+        trace(make_env(env_id)),
+        trace(changed(partial(make_env, env_id), {name: 1.3}, {})),
+    )
+    half = len(scaled) // 2
+    assert is_equal(plain[:1], scaled[:1]) and not is_equal(plain[:half], scaled[:half])
     # From a later first state the other episode differs as well.
-    assert not is_equal(plain[half:], changed[half:])
+    assert not is_equal(plain[half:], scaled[half:])
     env = make_env(env_id)
     physics = Physics(env)
     physics.set({name: 1.3})
-    assert is_equal(trace(env), changed)
+    assert is_equal(trace(env), scaled)
     physics.set({})
     assert is_equal(trace(env), plain)
 
@@ -142,15 +149,15 @@ def test_each_parameter_changes_the_simulation_for_good(env_id: str, name: str) 
 @pytest.mark.parametrize("env_id", IDS)
 def test_nominal_values_change_no_bit(env_id: str) -> None:
     values = dict.fromkeys(IDS[env_id], 1.0)
-    values |= {"action_delay": 0.0, "action_noise": 0.0, "obs_noise": 0.0}
     assert set(Physics(make_env(env_id)).names) == set(IDS[env_id])
-    assert is_equal(trace(Perturbed(make_env(env_id), values)), trace(make_env(env_id)))
+    make = partial(make_env, env_id)
+    assert is_equal(trace(changed(make, values, {})), trace(make()))
 
 
 def test_cartpole_by_hand() -> None:
     """The equations of Barto, Sutton and Anderson with the scaled numbers."""
     scales = {"cart_mass": 2.0, "pole_mass": 3.0, "pole_length": 0.5, "force": 1.5, "gravity": 1.1}
-    env = Perturbed(make_env("CartPole-v1"), scales)
+    env = changed(partial(make_env, "CartPole-v1"), scales, {})
     env.reset(seed=0)
     x, v, angle, spin = env.unwrapped.state  # type: ignore[attr-defined]
     cart, pole, half, force, gravity = 2.0, 0.3, 0.25, 15.0, 10.78
@@ -160,113 +167,6 @@ def test_cartpole_by_hand() -> None:
     slide = push - pole * half * turn * cosine / (cart + pole)
     new = [x + 0.02 * v, v + 0.02 * slide, angle + 0.02 * spin, spin + 0.02 * turn]
     np.testing.assert_allclose(env.step(1)[0], new, rtol=1e-6)
-
-
-def test_actions_take_effect_late() -> None:
-    echo = Echo(Discrete(9))
-    env = Perturbed(echo, {"action_delay": 2})
-    for first in (0, 4):  # the second episode begins without the first one's actions
-        env.reset(seed=0)
-        for action in range(first, first + 5):
-            env.step(action)
-        assert echo.taken == [first, first, first, first + 1, first + 2]
-
-
-def test_a_late_action_is_not_one_that_the_environment_wrote_into() -> None:
-    class Writer(Echo):
-        def step(self, action: Any) -> Any:
-            result = super().step(action.copy())
-            action *= 2
-            return result
-
-    echo = Writer(Box(-1, 1, (1,)))
-    env = Perturbed(echo, {"action_delay": 1})
-    env.reset(seed=0)
-    for value in (0.25, 0.5, 0.75):
-        env.step(np.float32([value]))
-    np.testing.assert_array_equal(np.concatenate(echo.taken), np.float32([0.25, 0.25, 0.5]))
-
-
-def noise(values: dict[str, float], space: gym.Space[Any], steps: int = 4000, seed: int = 5) -> Any:
-    """Actions taken instead of zeros, and observations less the true ones."""
-    echo = Echo(space, steps)
-    env = Perturbed(echo, values)
-    observations = [env.reset(seed=seed)[0]]
-    still = 0 if isinstance(space, Discrete) else np.zeros(space.shape, space.dtype)
-    observations += [env.step(still)[0] for _ in range(steps)]
-    return np.array(echo.taken), np.array(observations) - np.arange(steps + 1)[:, None]
-
-
-def test_observations_are_noisy_by_the_seed_of_the_reset() -> None:
-    """One seed, one noise, whose size alone differs (common random numbers)."""
-    small, large = (noise({"obs_noise": size}, Discrete(2))[1] for size in (0.1, 0.2))
-    np.testing.assert_allclose(large, 2 * small, atol=1e-11)  # of a difference of thousands
-    assert small[0].any() and abs(small.std() - 0.1) < 5 * 0.1 / math.sqrt(2 * small.size)
-    assert abs(small.mean()) < 5 * 0.1 / math.sqrt(small.size)
-    assert not np.allclose(noise({"obs_noise": 0.1}, Discrete(2), seed=6)[1], small)
-
-
-def test_the_two_noises_are_independent() -> None:
-    space = Box(-np.float32([1, 1]), np.float32([1, 1]))
-    actions, observations = noise({"action_noise": 0.1, "obs_noise": 0.1}, space)
-    for shift in (0, 1):
-        both = np.corrcoef(actions.ravel(), observations[shift : len(actions) + shift].ravel())
-        assert abs(both[0, 1]) < 5 / math.sqrt(actions.size)
-
-
-def test_without_noise_objects_are_handed_on() -> None:
-    """Of whatever type: a Dict with a mask here."""
-
-    class Fixed(Masked):
-        def reset(self, **options: Any) -> Any:
-            return self.observation_space, {}
-
-    env = Fixed()
-    assert Perturbed(env, {"action_delay": 0}).reset()[0] is env.observation_space
-
-
-def test_an_action_without_noise_is_not_clipped() -> None:
-    taken = []
-
-    class Watched(gym.ActionWrapper[Any, Any, Any]):
-        def action(self, action: Any) -> Any:
-            taken.append(float(action[0]))
-            return action
-
-    env = Perturbed(Watched(gym.make("Pendulum-v1")), {"obs_noise": 0.1})
-    env.reset(seed=0)
-    env.step(np.float32([3.0]))
-    assert taken == [3.0]
-
-
-def test_actions_are_noisy_within_their_box() -> None:
-    """Standard deviation as a share of half the range, whether or not observations are noisy."""
-    space = Box(np.float32([-1, -4]), np.float32([1, 4]))
-    taken, _ = noise({"action_noise": 0.1}, space)
-    assert taken.dtype == np.float32
-    error = 5 / math.sqrt(2 * len(taken))
-    np.testing.assert_allclose(taken.std(0), [0.1, 0.4], rtol=error)
-    np.testing.assert_array_equal(noise({"action_noise": 0.1, "obs_noise": 1}, space)[0], taken)
-    wild = noise({"action_noise": 2.0}, space)[0]
-    assert all(space.contains(action) for action in wild)
-    inside = abs(wild) < space.high
-    np.testing.assert_allclose(wild[inside], 20 * taken[inside], rtol=1e-5)
-
-
-def test_discrete_actions_slip() -> None:
-    """With the probability given to a uniform action; more slips contain the fewer."""
-    space = Discrete(4, start=-7)
-    few, many = (noise({"action_noise": p}, space)[0] for p in (0.2, 0.6))
-    slipped = few != 0  # 0 is not in the space: what was asked for
-    assert abs(slipped.mean() - 0.2) < 5 * math.sqrt(0.2 * 0.8 / len(few))
-    assert (many != 0)[slipped].all() and (many[slipped] == few[slipped]).all()
-    counts = np.array([(many == action).sum() for action in range(-7, -3)])
-    assert abs(counts - counts.mean()).max() < 5 * math.sqrt(counts.mean())
-
-
-def test_perturbed_environments_repeat_themselves() -> None:
-    values = {"mass": 1.5, "action_delay": 2, "action_noise": 0.1, "obs_noise": 0.01}
-    assert is_resumable(lambda: Perturbed(make_env("Hopper-v5"), values), seed=0)
 
 
 BOUNDS = {"mass": (0.5, 2.0), "friction": (0.3, 1.0)}
@@ -314,7 +214,7 @@ def test_nature_chooses_around_what_is_perturbed() -> None:
     both = play(changed(make, {"mass": 0.75}, BOUNDS), [[2.0, 1.0]])
     assert is_equal(both[1:], play(changed(make, {}, BOUNDS), [[1.5, 1.0]])[1:])
     plain = changed(make, {}, {})
-    assert not isinstance(plain, Perturbed | Uncertain)
+    assert not isinstance(plain, Uncertain)
 
 
 @pytest.mark.parametrize(
@@ -336,15 +236,6 @@ def test_mistakes_in_bounds(
     assert message in str(raised.value)
 
 
-class Masked(Echo):
-    def __init__(self) -> None:
-        super().__init__(Discrete(2))
-        mask = gym.spaces.MultiBinary(2)
-        self.observation_space = gym.spaces.Dict(  # type: ignore[assignment]
-            {"observation": Box(0, 1, (1,)), "action_mask": mask}
-        )
-
-
 @pytest.mark.parametrize(
     ("make", "values", "message"),
     [
@@ -361,20 +252,12 @@ class Masked(Echo):
             "control have), action_delay, action_noise, obs_noise",
         ),
         (PendulumEnv, {"mass": 0.0}, "mass=0 for PendulumEnv: a scale has to be above 0"),
-        (PendulumEnv, {"obs_noise": -0.1}, "obs_noise=-0.1 for PendulumEnv: it has to be at least"),
-        (PendulumEnv, {"action_delay": 1.5}, "action_delay=1.5 for PendulumEnv: it counts steps"),
-        (partial(Echo, Discrete(2)), {"action_noise": 1.1}, "it is a probability"),
-        (partial(Echo, MultiDiscrete([2])), {"action_noise": 0.1}, "Discrete or a bounded Box"),
-        (partial(Echo, Box(-np.inf, 1, (1,))), {"action_noise": 0.1}, "Discrete or a bounded Box"),
-        (Masked, {"action_delay": 1}, "its mask of actions would not fit"),
-        (Masked, {"action_noise": 0.5}, "its mask of actions would not fit"),
-        (Masked, {"obs_noise": 0.5}, "have to be a Box of floats"),
-        (make_mixed, {"obs_noise": 0.1}, "has several agents"),
+        (make_mixed, {"mass": 2.0}, "MixedTeam has no 'mass'"),
     ],
 )
 def test_mistakes(
     make: Callable[[], gym.Env[Any, Any]], values: dict[str, float], message: str
 ) -> None:
     with pytest.raises(UserError) as raised:
-        Perturbed(make(), values)
+        changed(make, values, {})
     assert message in str(raised.value)

@@ -279,7 +279,8 @@ normalize_reward = true
 uncertain = { mass = [0.5, 2.0], gravity = [0.9, 1.2] }
 [agent]
 hidden = [16]
-memory = 10
+candidates = 4
+worst = 2
 """,
     "happo": """
 algorithm = "happo"

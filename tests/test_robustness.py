@@ -7,12 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from rlsuite.build import load, read_experiment, run_evaluator
 from rlsuite.cli import main
-from rlsuite.envs import SerialVectorEnv, make_env
+from rlsuite.envs import AtariVectorEnv, DisturbedVectorEnv, SerialVectorEnv, make_env
 from rlsuite.envs.perturb import changed
 from rlsuite.errors import UserError
 from rlsuite.evaluate import Evaluation
@@ -136,7 +137,10 @@ def test_a_policy_trained_against_nature_is_evaluated_without_it(tmp_path: Path)
     evaluate = run_evaluator(folder)
     agent, experiment = load(folder), read_experiment(folder)
     for values in ({}, {"force": 3.0}, {"gravity": 2.0, "obs_noise": 0.1}):
-        envs = SerialVectorEnv(partial(changed, partial(make_env, "CartPole-v1"), values, {}), 2)
+        scales = {name: value for name, value in values.items() if name != "obs_noise"}
+        make = partial(changed, partial(make_env, "CartPole-v1"), scales, {})
+        noise = {"obs_noise": values.get("obs_noise", 0.0)}
+        envs = DisturbedVectorEnv(SerialVectorEnv(make, 2), noise, "CartPole-v1")
         result = evaluate(values)
         assert evaluate_agent(agent.ppo, envs, seed=result.seed, transitions=512) == result
     assert experiment.env.uncertain["force"] == (0.5, 2.0)
@@ -202,14 +206,79 @@ def test_mistakes_are_found_before_anything_is_evaluated(
     assert message in line
 
 
-@pytest.mark.parametrize("env_id", ["mpe/spread", "rlsuite.envs.skirmish:Skirmish"])
-def test_teams_are_refused(env_id: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    config = tmp_path / "config.toml"
-    config.write_text(f'algorithm = "hasac"\n[env]\nid = "{env_id}"\n')
+SPREAD = 'id = "mpe/spread"'
+SKIRMISH = 'id = "rlsuite.envs.skirmish:Skirmish"'
+ROBOT = """
+id = "rlsuite.envs:MultiAgentMujoco"
+kwargs = { task = "Hopper-v5", partition = "3x1" }
+time_limit = 30
+"""
+PONG = """
+id = "ALE/Pong-v5"
+time_limit = 20
+"""
+
+
+def train_tiny(algorithm: str, env: str, folder: Path) -> None:
+    config = folder.with_suffix(".toml")
+    config.write_text(
+        f'algorithm = "{algorithm}"\n[env]\n{env}\n[plan]\nupdates_per_transition = 0.02\n'
+    )
+    assert main(["train", str(config), "--folder", str(folder), *TINY]) == 0
+
+
+@pytest.mark.parametrize(
+    ("env", "ranges"),
+    [
+        (SPREAD, ["obs_noise=0,1", "action_noise=0,0.5", "action_delay=0,2"]),
+        (SKIRMISH, ["obs_noise=0,30"]),
+        (ROBOT, ["mass=1,2", "friction=1", "action_noise=0,0.5"]),
+        (PONG, ["obs_noise=0,90", "action_delay=0,3", "sticky=0.25,0.9"]),
+    ],
+)
+def test_teams_and_games(
+    env: str, ranges: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nominal values are the nominal evaluation to the bit, the others are not."""
     folder = tmp_path / "run"
-    words = ["train", str(config), "--folder", str(folder), *TINY]
-    assert main(words) == 0
+    train_tiny("dqn" if env is PONG else "hasac", env, folder)
     capsys.readouterr()
-    assert main(["evaluate", str(folder), "--perturb", "obs_noise=0,1"]) == 2
+    assert main(["evaluate", str(folder), "--perturb", *ranges, "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    first, *others = [(point["returns"], point["lengths"]) for point in result["grid"]]
+    nominal = result["nominal"]["returns"], result["nominal"]["lengths"]
+    assert first == nominal
+    if env is not PONG:  # whose first 20 steps bring nothing
+        assert nominal not in others
+
+
+def test_a_game_where_actions_always_stick_does_not_obey() -> None:
+    seen: dict[float, list[list[float]]] = {0.0: [], 1.0: []}
+    for sticky, frames in seen.items():
+        for action in (2, 3):
+            envs = AtariVectorEnv("ALE/Pong-v5", 1, sticky=sticky)
+            envs.reset(0)
+            for _ in range(30):
+                stepped = envs.step(torch.tensor([action]))
+            frames.append(stepped.obs.flatten().tolist())  # type: ignore[union-attr]
+            envs.close()
+    assert seen[1.0][0] == seen[1.0][1] and seen[0.0][0] != seen[0.0][1]
+
+
+@pytest.mark.parametrize(
+    ("env", "words", "message"),
+    [
+        (SPREAD, "mass=1,2", "mpe/spread has no 'mass'; it has no physics that is known"),
+        (SKIRMISH, "action_noise=0.5", "its mask of actions would not fit"),
+        (ROBOT, "mas=1,2", "has no 'mas'; did you mean mass?"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(
+    env: str, words: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run"
+    train_tiny("hasac", env, folder)
+    capsys.readouterr()
+    assert main(["evaluate", str(folder), "--perturb", words]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert "several agents" in line or "of one agent" in line
+    assert message in line
