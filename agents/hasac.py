@@ -11,8 +11,10 @@ state and all actions. What sets it apart from one SAC per agent:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, Literal
+from functools import partial
+from typing import Annotated, Any, Literal, TypeAlias
 
 import gymnasium as gym
 import numpy as np
@@ -22,7 +24,6 @@ from pydantic import Field
 from torch import Tensor
 
 from rlsuite.actors import Actor, CategoricalActor, make_actor
-from rlsuite.errors import UserError
 from rlsuite.joint_critic import JointCritic
 from rlsuite.optim import descend, load_optimizer_state, make_optimizer, optimizer_state
 from rlsuite.parts import (
@@ -37,6 +38,7 @@ from rlsuite.settings import Fraction, NonNegative, Positive, PositiveCount, set
 from rlsuite.teams import (
     agent_spaces,
     alive_of,
+    by_agent,
     climbed,
     lived,
     mask_of,
@@ -47,7 +49,7 @@ from rlsuite.teams import (
     views_of,
 )
 from rlsuite.tree import to_device
-from rlsuite.types import Batch, Metrics, State, Tree, Update
+from rlsuite.types import Alarm, Batch, Metrics, State, Tree, Update
 
 METRICS = {
     "loss/critic": "Loss of the temporal-difference errors, summed over the critics.",
@@ -63,6 +65,13 @@ METRICS = {
     "policy/temperature_max": "The greatest of the agents' temperatures; if it keeps rising, one "
     "agent cannot hold its entropy: lower its agent.entropy_share.",
 }
+ALARMS = {
+    "policy/temperature_max": Alarm(
+        math.inf, "an agent cannot hold its entropy, lower its agent.entropy_share", rises=20
+    )
+}
+"""Of learned temperatures."""
+FirstLayer: TypeAlias = Callable[[Tensor], Tensor]
 MOST_EXACT_ACTIONS = 32
 """With more actions than this the sum over an agent's actions costs more than it brings."""
 
@@ -197,7 +206,8 @@ class HASAC:
             config.optimizer, self.critic.parameters(), config.lr_critic
         )
         self.temperature = self._make_temperature()
-        self.shares = _shares(config.entropy_share, self.names)
+        self.alarms = {} if config.temperature != "auto" else ALARMS
+        self.shares = by_agent(config.entropy_share, self.names, "entropy_share")
         self.value_norm = ValueNorm(self.device) if config.normalize_values else None
         self.noise = generator(seed, "hasac noise", device=self.device)
         # The host's own, for the order decides what it does next.
@@ -329,18 +339,19 @@ class HASAC:
         first = self.critic.state_part(views.flatten(0, 1))
         # Nobody needs the first draw of whoever comes first, or the last of whoever comes last.
         drawn = order if self.config.order == "simultaneous" else order[1:]
-        parts = {i: self._action_part(batch.obs, i, outputs[i], len(views)) for i in drawn}
+        actions = [first.new_zeros(len(alive), actor.size) for actor in self.actors.values()]
+        for i in drawn:
+            actions[i] = self._draw(batch.obs, i, outputs[i])
         found = []
         for i in order:
-            # The sum of the critics' first layer but for this agent's action.
-            others = sum((part for j, part in parts.items() if j != i), start=first)
             going = None if living is None else living[i]
-            row = (outputs[i], others, weights[:, i], temperature[i], going)
+            first_of = partial(self.critic.first, first, actions, i)
+            row = (outputs[i], first_of, weights[:, i], temperature[i], going)
             found.append(self._turn(batch.obs, i, *row))
             if self.config.order != "simultaneous" and i != order[-1]:
                 with torch.no_grad():
                     output = self.actors[self.names[i]](own(batch.obs, self.names[i]))
-                parts[i] = self._action_part(batch.obs, i, output, len(views))
+                actions[i] = self._draw(batch.obs, i, output)
         return found
 
     def _turn(
@@ -348,7 +359,7 @@ class HASAC:
         obs: Tree,
         i: int,
         output: Tensor,
-        others: Tensor,
+        first_of: FirstLayer,
         weight: Tensor,
         temperature: Tensor,
         going: Tensor | None,
@@ -357,7 +368,8 @@ class HASAC:
 
         Args:
             output: of the agent's network for ``obs``.
-            others: (K, views * B, units) sum of the first layer but for the agent's action.
+            first_of: (B, size) encodings of the agent's action to the (K, views * B, units) sums of
+                the critics' first layer, the others' actions being what they are.
             weight: (B,) 0 where the agent is dead; the mean is 1.
             going: 0-d bool, false if it is dead everywhere: then nothing moves. None if agents
                 cannot die.
@@ -371,9 +383,9 @@ class HASAC:
         for step in range(self.mirror.inner_steps):
             output = actor(own(obs, name)) if step else output
             if self._is_exact(actor):
-                loss, log_prob = self._exact_loss(obs, i, output, others, temperature)
+                loss, log_prob = self._exact_loss(obs, i, output, first_of, temperature)
             else:
-                loss, log_prob = self._sampled_loss(obs, i, output, others, temperature)
+                loss, log_prob = self._sampled_loss(obs, i, output, first_of, temperature)
             loss = (weight * (loss + self.mirror.drift(actor, output, old, mask))).mean()
             optimizer = self.actor_optimizers[name]
             descend(loss, optimizer, self.config.max_grad_norm, going=going)
@@ -387,28 +399,28 @@ class HASAC:
         }
 
     def _exact_loss(
-        self, obs: Tree, i: int, output: Tensor, others: Tensor, temperature: Tensor
+        self, obs: Tree, i: int, output: Tensor, first_of: FirstLayer, temperature: Tensor
     ) -> tuple[Tensor, Tensor]:
         """(B,) expectations of temperature * log pi - Q over all actions, and of log pi."""
         actor = self.actors[self.names[i]]
         assert isinstance(actor, CategoricalActor)
         log_pi = actor.log_pi(output, mask_of(obs, self.names[i]))
-        first = others[:, :, None] + self.critic.weight_of(i).detach()[:, None]
-        values = self.critic.rest(first.flatten(1, 2)).amin(0)
+        others = first_of(torch.zeros_like(log_pi))
+        each = others[:, :, None] + self.critic.weight_of(i).detach()[:, None]
+        values = self.critic.rest(each.flatten(1, 2)).amin(0)
         values = self._denormalized(values.view(-1, *log_pi.shape))
         value = climbed(values, i, self.config.actor_views, obs)
         pi = log_pi.exp()
         return (pi * (temperature * log_pi - value)).sum(1), (pi * log_pi).sum(1)
 
     def _sampled_loss(
-        self, obs: Tree, i: int, output: Tensor, others: Tensor, temperature: Tensor
+        self, obs: Tree, i: int, output: Tensor, first_of: FirstLayer, temperature: Tensor
     ) -> tuple[Tensor, Tensor]:
         """(B,) temperature * log pi - Q of a differentiable draw, and its log pi."""
         mask = mask_of(obs, self.names[i])
         action, log_prob = self.actors[self.names[i]].sample(output, mask, self.noise)
         drawn = action.detach()
-        part = self.critic.action_part(i, drawn, len(others[0]) // len(drawn))
-        value, slope = self.critic.least(i, others + part)
+        value, slope = self.critic.least(i, first_of(drawn))
         seen = self.config.actor_views
         value = climbed(self._denormalized(value.view(-1, len(drawn))), i, seen, obs)
         slope = climbed(self._scaled(slope.view(-1, *drawn.shape)), i, seen, obs)
@@ -416,11 +428,10 @@ class HASAC:
         value = value + ((action - drawn) * slope).sum(1)
         return temperature * log_prob - value, log_prob
 
-    def _action_part(self, obs: Tree, i: int, output: Tensor, views: int) -> Tensor:
-        """(K, views * B, units) share of a draw of agent i in the critics' first layer."""
+    def _draw(self, obs: Tree, i: int, output: Tensor) -> Tensor:
+        """(B, size) encodings of actions of agent i."""
         name = self.names[i]
-        action = self.actors[name].draw(output, mask_of(obs, name), self.noise)
-        return self.critic.action_part(i, action, views)
+        return self.actors[name].draw(output, mask_of(obs, name), self.noise)
 
     def _denormalized(self, values: Tensor) -> Tensor:
         return self.value_norm.denormalize(values) if self.value_norm else values
@@ -470,13 +481,3 @@ class HASAC:
 def _mean_and_ends(name: str, values: Tensor) -> Metrics:
     """The mean over the agents, the least and the greatest."""
     return {name: values.mean(), f"{name}_min": values.min(), f"{name}_max": values.max()}
-
-
-def _shares(share: float | dict[str, float], names: list[str]) -> dict[str, float]:
-    if not isinstance(share, dict):
-        return dict.fromkeys(names, share)
-    if set(share) != set(names):
-        raise UserError(
-            f"agent.entropy_share names {', '.join(share)}; the agents are {', '.join(names)}"
-        )
-    return share

@@ -254,20 +254,15 @@ class HATD3:
         living, seen = lived(batch.obs), self.config.actor_views
         # Until its turn an agent's policy stays as it is: one pass serves successors and turn.
         actions = [self.actors[name](own(batch.obs, name)) for name in self.names]
-        parts: dict[int, Tensor] = {}
         first = self.critic.state_part(views.flatten(0, 1))[:1]
-        for i, name in enumerate(self.names):
-            if self.config.order == "simultaneous":
-                taken = self.actors[name].encode(batch.action[name])
-                parts[i] = self._part(i, taken, len(views))
-            elif i != order[0]:  # nobody needs the old action of whoever comes first
-                parts[i] = self._part(i, actions[i], len(views))
+        if self.config.order == "simultaneous":
+            others = [self.actors[name].encode(batch.action[name]) for name in self.names]
+        else:
+            others = [action.detach() for action in actions]
         losses = []
         for i in order:
-            # The sum of the first critic's first layer but for this agent's action.
-            others = sum((part for j, part in parts.items() if j != i), start=first)
             here = actions[i].detach()
-            value, slope = self.critic.least(i, others + self._part(i, here, len(views)))
+            value, slope = self.critic.least(i, self.critic.first(first, others, i, here))
             value = climbed(value.view(len(views), -1), i, seen, batch.obs)
             slope = climbed(slope.view(len(views), *here.shape), i, seen, batch.obs)
             # To first order in the action, which is zero here: the value, with its gradient.
@@ -281,13 +276,8 @@ class HATD3:
             losses.append(loss.detach())
             if self.config.order != "simultaneous" and i != order[-1]:
                 with torch.no_grad():  # successors see the new policy
-                    new = self.actors[name](own(batch.obs, name))
-                parts[i] = self._part(i, new, len(views))
+                    others[i] = self.actors[name](own(batch.obs, name))
         return torch.stack(losses).mean()
-
-    def _part(self, i: int, action: Tensor, views: int) -> Tensor:
-        """(1, views * B, units) share of agent i's action in the first critic's first layer."""
-        return self.critic.action_part(i, action, views)[:1]
 
     def _draw(self, like: Tensor) -> Tensor:
         return torch.randn(like.shape, generator=self.noise, device=self.device)

@@ -6,7 +6,7 @@ Three agents of MPE's spread, batch 256, two layers of 128, one thread. The plai
 for every critic, concatenates the state and all actions for every value, draws everybody's action
 before the turns and after every turn, backpropagates with ``backward`` and steps torch's default
 Adam. Both start from the same weights and noise; after the first updates all weights must agree to
-1e-4, then the forms take turns. Writes benchmarks/results/hasac-update.json.
+1e-4, then the forms take turns. Times are the process's own, without the turns of others. Writes benchmarks/results/hasac-update.json.
 """
 
 from __future__ import annotations
@@ -177,10 +177,10 @@ def measure(continuous: bool, rounds: int, updates: int) -> dict[str, Any]:
     times: dict[str, list[float]] = {"ours": [], "plain": []}
     for _ in range(rounds):
         for name, update in (("ours", ours.update), ("plain", plain.update)):
-            began = time.perf_counter()
+            began = time.process_time()
             for _ in range(updates):
                 update(batch)
-            times[name].append((time.perf_counter() - began) / updates)
+            times[name].append((time.process_time() - began) / updates)
     ratios = [b / a for a, b in zip(times["ours"], times["plain"], strict=True)]
     return {
         "seconds": {name: statistics.median(each) for name, each in times.items()},

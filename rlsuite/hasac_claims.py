@@ -239,6 +239,7 @@ CURVES: dict[str, tuple[int, dict[str, Arm]]] = {
         3,
         {"HASAC": Arm("hasac/speaker_listener_discrete")},
     ),
+    "particles speaker-listener, continuous": (3, {"HASAC": Arm("hasac/speaker_listener")}),
 }
 """Number of seeds, and what is compared, all for the same number of transitions."""
 

@@ -188,12 +188,14 @@ def _distance(policies: Sequence[Sequence[float]], exact: Sequence[Sequence[floa
     return max(0.5 * float(np.abs(np.subtract(*pair)).sum()) for pair in pairs)
 
 
-LEVELS = {
-    # Mean return of random play, what an earlier run had after 110,000 transitions, the gate.
+LEVELS: dict[str, tuple[float, float | None, float]] = {
+    # Mean return of random play, what an earlier run had after 110,000 transitions (if there was
+    # one), the gate.
     "particles spread": (-79, -36.8, -50),
     "particles spread, discrete": (-83, -38.6, -50),
     # -29.9 is what can be had without communication: to wait at the landmarks' centroid.
     "particles speaker-listener, discrete": (-76, -19.6, -25),
+    "particles speaker-listener, continuous": (-76, None, -25),
 }
 
 
@@ -203,9 +205,9 @@ def _curves(results: Results) -> Iterator[Claim]:
         if curves:
             ends = [curve.returns[-1] for curve in curves]
             after = format_count(curves[0].transitions[-1])
-            what, source = f"HASAC: return after {after} transitions", EARLIER_SEED
-            gate = Gate(low=enough)
-            yield Claim(name, what, f"{reached_earlier:g}", source, *mean_error(ends), gate)
+            what, gate = f"HASAC: return after {after} transitions", Gate(low=enough)
+            known = ("", "") if reached_earlier is None else (f"{reached_earlier:g}", EARLIER_SEED)
+            yield Claim(name, what, *known, *mean_error(ends), gate)
             yield Claim(name, f"HASAC: lowest of {len(ends)} seeds", "", "", min(ends))
 
 

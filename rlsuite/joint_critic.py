@@ -13,8 +13,8 @@ from rlsuite.nets import EnsembleMLP
 class JointCritic(nn.Module):
     """K perceptrons with ReLU of a state and the encodings of all agents' actions side by side.
 
-    The first layer is a sum, W_s s + sum_i W_i c_i + b. Where only one agent's action varies, the
-    rest of the sum is taken once.
+    The first layer is a sum, W_s s + sum_i W_i c_i + b. Where only actions vary, the state's share,
+    which is most of it, is taken once.
     """
 
     def __init__(
@@ -32,11 +32,14 @@ class JointCritic(nn.Module):
         self.state_size = state_size
         sizes = [state_size + sum(action_sizes), *hidden, 1]
         self.net = EnsembleMLP(members, sizes, init="torch", generator=generator, device=device)
+        # A slice of a ParameterList is a new module, which takes as long as a small product.
+        self.layers = list(zip(self.net.weights, self.net.biases, strict=True))
+        """(K, in, out) weight and (K, 1, out) bias of each layer."""
 
     def forward(self, state: Tensor, actions: Sequence[Tensor]) -> Tensor:
         """(B, state) and (B, size) of each agent to (K, B) values."""
         x = torch.cat([state, *actions], dim=1)
-        weight, bias = self.net.weights[0], self.net.biases[0]
+        weight, bias = self.layers[0]
         h = torch.relu(torch.baddbmm(bias, x.expand(len(weight), -1, -1), weight))
         for weight, bias in self._inner(len(h)):
             h = torch.relu(torch.baddbmm(bias, h, weight))
@@ -50,35 +53,40 @@ class JointCritic(nn.Module):
 
     def _inner(self, members: int) -> list[tuple[Tensor, Tensor]]:
         """Weights and biases of the layers between the first and the last."""
-        pairs = zip(self.net.weights[1:-1], self.net.biases[1:-1], strict=True)
-        return [(weight[:members], bias[:members]) for weight, bias in pairs]
+        return [(weight[:members], bias[:members]) for weight, bias in self.layers[1:-1]]
 
     def _last(self, h: Tensor) -> Tensor:
         """(K, B, units) to (K, B) values."""
         # On a CPU a product with a single column takes several times as long as this.
-        row = self.net.weights[-1][: len(h)].transpose(1, 2)
-        values: Tensor = (h * row).sum(2) + self.net.biases[-1][: len(h), :, 0]
+        weight, bias = self.layers[-1]
+        values: Tensor = (h * weight[: len(h)].transpose(1, 2)).sum(2) + bias[: len(h), :, 0]
         return values
 
     @torch.no_grad()
     def state_part(self, state: Tensor) -> Tensor:
         """(B, state) to its share of the first layer's sum, and the bias: (K, B, units)."""
-        weight = self.net.weights[0][:, : self.state_size]
-        return torch.baddbmm(self.net.biases[0], state.expand(len(weight), -1, -1), weight)
+        weight, bias = self.layers[0]
+        rows = state.expand(len(weight), -1, -1)
+        return torch.baddbmm(bias, rows, weight[:, : self.state_size])
 
     def weight_of(self, agent: int) -> Tensor:
         """(K, size, units) the rows of the first layer for the agent's action. Row k is the share
         of the k-th one-hot action."""
         start = self.state_size + sum(self.action_sizes[:agent])
-        weight: Tensor = self.net.weights[0]
-        return weight[:, start : start + self.action_sizes[agent]]
+        return self.layers[0][0][:, start : start + self.action_sizes[agent]]
 
     @torch.no_grad()
-    def action_part(self, agent: int, action: Tensor, views: int) -> Tensor:
-        """(B, size) to its share of the first layer's sum: (K, views * B, units)."""
-        weight = self.weight_of(agent)
-        part = torch.bmm(action.expand(len(weight), -1, -1), weight)
-        return part if views == 1 else part.repeat(1, views, 1)
+    def first(
+        self, state_part: Tensor, actions: Sequence[Tensor], agent: int, action: Tensor
+    ) -> Tensor:
+        """The first layer's sums: (K, views * B, units) ``state_part``, (B, size) of each agent,
+        and what one of them does instead, to (K, views * B, units). K may be less than there are:
+        then they are the first."""
+        joint = torch.cat([*actions[:agent], action, *actions[agent + 1 :]], 1)
+        views = state_part.shape[1] // len(joint)
+        joint = joint if views == 1 else joint.repeat(views, 1)
+        weight = self.layers[0][0][: len(state_part), self.state_size :]
+        return torch.baddbmm(state_part, joint.expand(len(weight), -1, -1), weight)
 
     @torch.no_grad()
     def rest(self, first: Tensor) -> Tensor:
@@ -100,12 +108,17 @@ class JointCritic(nn.Module):
         for weight, bias in inner:
             hidden.append(torch.baddbmm(bias, hidden[-1], weight).relu_())
         value, member = self._last(hidden[-1]).min(0)
-        members = torch.arange(len(first), device=first.device)[:, None]
-        is_least = (member == members)[:, :, None]
-        slope = is_least * self.net.weights[-1][: len(first)].transpose(1, 2)
+        members = torch.arange(len(first), device=first.device)[:, None, None]
+        last = self.layers[-1][0][: len(first)].transpose(1, 2)
+        slope = (member[:, None] == members) * last
         for (weight, _), h in zip(reversed(inner), reversed(hidden[1:]), strict=True):
-            # The sign of what went through a ReLU is its derivative.
-            slope = torch.bmm(slope.mul_(h.sign_()), weight.transpose(1, 2))
-        slope = slope.mul_(hidden[0].sign_())
+            slope = torch.bmm(_through_relu(slope, h), weight.transpose(1, 2))
         weight = self.weight_of(agent)[: len(first)]
-        return value, torch.bmm(slope, weight.transpose(1, 2)).sum(0)
+        slope = torch.bmm(_through_relu(slope, hidden[0]), weight.transpose(1, 2))
+        return value, slope.sum(0)
+
+
+def _through_relu(slope: Tensor, h: Tensor) -> Tensor:
+    """The derivative before a ReLU from that after it, which gave ``h``."""
+    out: Tensor = torch.ops.aten.threshold_backward(slope, h, 0)
+    return out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import time
@@ -69,7 +70,8 @@ class Run:
         """``metrics`` are the agent's or solver's; ``evaluate`` maps transitions to an evaluation.
 
         A solver whose metrics say everything has nothing to evaluate: None. ``alarms``, by metric:
-        the first log line beyond a limit warns. ``unit`` is what people are told that is counted.
+        the first log line beyond a limit warns, and so does the first evaluation after too many
+        rises. ``unit`` is what people are told that is counted.
         """
         self.folder = folder
         self.config = config
@@ -79,6 +81,8 @@ class Run:
         self._names = [*METRICS, *metrics]
         self._evaluate = evaluate
         self._alarms = dict(alarms or {})
+        self._trends: dict[str, list[float]] = {}
+        """Of metrics with alarms: in the newest line, at the last evaluation, rises up to it."""
         self._quiet = quiet
         self._unit = unit
         self._store = CheckpointStore(folder / "checkpoints")
@@ -213,12 +217,11 @@ class Run:
                     f"{name} is {value} at {self.transitions:,} transitions; the last good "
                     f"checkpoint is kept in {self._store.folder}"
                 )
-            if name in self._alarms and value > self._alarms[name].limit:
-                limit, remedy = self._alarms.pop(name)
-                self._progress.say(
-                    f"warning: {name} is {value:.3g} at {self.transitions:,} transitions, above "
-                    f"{limit:.3g}: {remedy}"
-                )
+            if name not in self._alarms:
+                continue
+            self._trends.setdefault(name, [value, math.inf, 0])[0] = value
+            if value > self._alarms[name].limit:
+                self._warn(name, value, f"above {self._alarms[name].limit:.3g}")
         now = time.monotonic()
         rate = (self.transitions - self._line_transitions) / max(now - self._line_began, 1e-9)
         self._line_began, self._line_transitions = now, self.transitions
@@ -226,11 +229,26 @@ class Run:
         values["time/seconds"] = self._seconds + now - self._began
         self._log.write(self.transitions, values)
 
+    def _warn(self, name: str, value: float, what: str) -> None:
+        """Sound a metric's alarm, for the last time."""
+        remedy = self._alarms.pop(name).remedy
+        self._progress.say(
+            f"warning: {name} is {value:.3g} at {self.transitions:,} transitions, {what}: {remedy}"
+        )
+
+    def _follow_trends(self) -> None:
+        for name, (newest, last, rises) in self._trends.items():
+            rises = rises + 1 if newest > last else 0
+            self._trends[name] = [newest, newest, rises]
+            if name in self._alarms and rises >= self._alarms[name].rises:
+                self._warn(name, newest, f"and has risen at {rises:.0f} evaluations in a row")
+
     def _run_evaluation(self, evaluate: Callable[[int], Assessment]) -> None:
         result = evaluate(self.transitions)
         self.evaluations.append(result)
         self._log.write(self.transitions, result.metrics)
         self._write_evaluations()
+        self._follow_trends()
         self._progress.say(f"{result.progress:>21}: evaluation {result.summary()}")
 
     def _write_evaluations(self) -> None:
@@ -253,6 +271,7 @@ class Run:
             "transitions": self.transitions,
             "seconds": self._seconds + time.monotonic() - self._began,
             "window": self._window.state_dict(),
+            "trends": {name: list(trend) for name, trend in self._trends.items()},
             "csv_bytes": self._log.sync(),
             "evaluations": [evaluation.to_json() for evaluation in self.evaluations],
         }
@@ -262,6 +281,7 @@ class Run:
         self.transitions = state["transitions"]
         self._seconds = state["seconds"]
         self._window.load_state_dict(state["window"])
+        self._trends = {name: list(trend) for name, trend in state.get("trends", {}).items()}
         self.evaluations = [read_assessment(entry) for entry in state["evaluations"]]
         return int(state["csv_bytes"])
 

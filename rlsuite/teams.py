@@ -64,6 +64,18 @@ def state_size(observation_space: gym.Space[Any], algorithm: str) -> int:
     return next(iter(sizes.values()))
 
 
+def by_agent(setting: float | dict[str, float], names: list[str], name: str) -> dict[str, float]:
+    """A setting of the agents, given for all or by agent, by agent. Raises UserError, which names
+    the setting, if it is given for other agents than there are."""
+    if not isinstance(setting, dict):
+        return dict.fromkeys(names, setting)
+    if set(setting) != set(names):
+        raise UserError(
+            f"agent.{name} names {', '.join(setting)}; the agents are {', '.join(names)}"
+        )
+    return setting
+
+
 def own(obs: Tree, name: str) -> Tensor:
     """The observation of one agent."""
     return obs["agents"][name]  # type: ignore[index, return-value]

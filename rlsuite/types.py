@@ -8,6 +8,7 @@ data never looks inside.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
@@ -117,12 +118,14 @@ class Update(NamedTuple):
 
 
 class Alarm(NamedTuple):
-    """A limit of a metric, beyond which something is wrong."""
+    """What a metric does when something is wrong."""
 
     limit: float
     """The greatest value that is all right."""
     remedy: str
     """What it means to pass it, and what to do."""
+    rises: float = math.inf
+    """So many in a row, from each evaluation to the next, are wrong too."""
 
 
 class Episode(NamedTuple):

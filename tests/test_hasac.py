@@ -2,6 +2,8 @@
 
 import copy
 from collections import OrderedDict
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +17,9 @@ from rlsuite.agents.happo import HAPPO
 from rlsuite.agents.hasac import HASAC, METRICS, HASACConfig
 from rlsuite.agents.hatd3 import HATD3, HATD3Config
 from rlsuite.errors import UserError
+from rlsuite.evaluate import Evaluation
 from rlsuite.parts import LearnedTemperatures, ValueNorm
+from rlsuite.run import Run, RunConfig
 from rlsuite.teams import views_of
 
 SMALL = {"hidden": (16, 16), "lr_actor": 1e-2, "lr_critic": 1e-2, "initial_temperature": 0.3}
@@ -80,13 +84,13 @@ def test_successors_see_the_new_actions_of_their_predecessors(order: Any, drawn:
     spaces = make_spaces(MIXED)
     agent = HASAC(*spaces, HASACConfig(order=order, **SMALL), seed=3)
     seen: list[tuple[int, torch.Tensor]] = []
-    draw = agent._action_part
+    draw = agent._draw
 
-    def spy(obs: Any, i: int, output: torch.Tensor, views: torch.Tensor) -> torch.Tensor:
+    def spy(obs: Any, i: int, output: torch.Tensor) -> torch.Tensor:
         seen.append((i, output.detach().clone()))
-        return draw(obs, i, output, views)
+        return draw(obs, i, output)
 
-    agent._action_part = spy
+    agent._draw = spy
     batch = make_batch(*spaces)
     agent.learn(batch, [0, 1, 2])
     assert [i for i, _ in seen] == drawn
@@ -297,11 +301,13 @@ def test_the_sum_over_actions_is_what_samples_give_on_average() -> None:
         agent.critic.net.weights[-1].mul_(10.0)  # values that differ
     first = agent.critic.state_part(torch.full((n, 1), 0.5))
     logits = torch.tensor([[0.3, -0.5, 0.1]], requires_grad=True)
-    exact, negative = agent._exact_loss({}, 0, logits, first[:, :1].clone(), temperature)
+    first_of = partial(agent.critic.first, first, [], 0)
+    one = partial(agent.critic.first, first[:, :1], [], 0)
+    exact, negative = agent._exact_loss({}, 0, logits, one, temperature)
     (slope,) = torch.autograd.grad(exact.sum(), logits)
     many = logits.detach().repeat(n, 1).requires_grad_()
     state = agent.noise.get_state()
-    loss, log_prob = agent._sampled_loss({}, 0, many, first, temperature)
+    loss, log_prob = agent._sampled_loss({}, 0, many, first_of, temperature)
     agent.noise.set_state(state)  # the same draws again
     taken = agent.actors["only"].draw(many, None, agent.noise)
     (score,) = torch.autograd.grad((agent.actors["only"].log_pi(many, None) * taken).sum(), many)
@@ -415,3 +421,31 @@ def test_views_of_different_sizes_are_refused(make: Any) -> None:
     observation_space["state"].spaces["a"] = Box(-1, 1, (7,))
     with pytest.raises(UserError, match="state of one size, they have z 6, a 7, m 6"):
         make(observation_space, action_space)
+
+
+def test_a_temperature_that_keeps_rising_is_told_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """At the twentieth rise in a row from evaluation to evaluation, a resumed run counting on."""
+    spaces = make_spaces(MIXED)
+    agent = HASAC(*spaces, HASACConfig(**SMALL), seed=3)
+    assert HASAC(*spaces, HASACConfig(temperature=0.1, **SMALL)).alarms == {}
+    config = RunConfig(
+        log_every_transitions=1, evaluate_every_transitions=1, checkpoint_every_transitions=30
+    )
+    # The first value is no rise, nor is the eleventh; the twentieth after that is the 31st.
+    values = [*range(10, 20), *range(5, 40)]
+
+    def evaluate(transitions: int) -> Evaluation:
+        return Evaluation(transitions, [0.0], [1], 0)
+
+    for steps in (range(30), range(30, 40)):
+        with Run(tmp_path, config, 99, METRICS, evaluate, alarms=agent.alarms) as run:
+            run.resume(agent=agent)
+            for step in steps:
+                run.advance(1, [])
+                run.log({"policy/temperature_max": torch.tensor(float(values[step]))})
+                run.housekeeping()
+                text = capsys.readouterr().err
+                assert text.count("warning: policy/temperature_max is") == (step == 30)
+                assert ("lower its agent.entropy_share" in text) == (step == 30)
