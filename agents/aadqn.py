@@ -56,8 +56,9 @@ class AADQNConfig:
     hidden_people: Annotated[tuple[PositiveCount, ...], Field(strict=False)] = (64, 64)
     """The same of the network of the human and their adherence."""
     greatest_cost: Positive | None = None
-    """Learn the values for all costs from 0 to this one at once, with the cost as an input; unset
-    learns them for the environment's cost."""
+    """Learn the values for all costs from 0 to this one at once, with the cost as an input, and
+    explore at costs that are spread evenly over the environments (half of it in one alone); unset
+    does both at the environment's cost."""
     known_human: bool = False
     """Know what the human does unaided, in place of an estimate; adherence is learned. For people
     who act by the observation alone."""
@@ -183,7 +184,7 @@ class AADQN:
         seen = to_device(obs, self.device)
         assert isinstance(seen, Tensor)
         features = self.values.encoder(seen)
-        cost = features.new_full((len(features), 1), self.cost)
+        cost = self._acting_cost(features, explore)
         human, theta = beliefs(self._people(seen, features))
         values = advice_values(self.values(features, self._scaled(cost)), human, theta, cost)
         greedy = self.space.heard(seen, values.argmax(1))
@@ -275,6 +276,17 @@ class AADQN:
         if greatest is None:
             return torch.full((rows, 1), self.cost, device=self.device)
         return greatest * torch.rand((rows, 1), generator=self.costs, device=self.device)
+
+    def _acting_cost(self, features: Tensor, explore: bool) -> Tensor:
+        """(N, 1) costs to act at, of (N, D) features.
+
+        Exploring at one cost alone leads to the states of its policy, and those of dear advice are
+        learned worse.
+        """
+        rows, greatest = len(features), self.config.greatest_cost
+        if greatest is None or not explore:
+            return features.new_full((rows, 1), self.cost)
+        return greatest * (torch.arange(rows, device=features.device)[:, None] + 0.5) / rows
 
     def _scaled(self, cost: Tensor) -> Tensor:
         return cost / (self.config.greatest_cost or 1.0)

@@ -3,7 +3,7 @@
     python benchmarks/advice_costs.py --out benchmarks/results/advice-costs.json
 
 Everything is as in the config aadqn/cartpole, the human and the number of transitions too; the one
-network has ``greatest_cost`` 1, and explores at the config's cost. Each is measured at each cost
+network has ``greatest_cost`` 1, and explores at costs up to it. Each is measured at each cost
 without exploration, in 100 episodes that are the same for all. Demanded of the means over seeds:
 the number of advices falls from cost to cost, of both; and the one network's net return is within
 10 % of the others' at every cost.

@@ -6,7 +6,8 @@ Three agents of MPE's spread, batch 256, two layers of 128, one thread. The plai
 for every critic, concatenates the state and all actions for every value, draws everybody's action
 before the turns and after every turn, backpropagates with ``backward`` and steps torch's default
 Adam. Both start from the same weights and noise; after the first updates all weights must agree to
-1e-4, then the forms take turns. Times are the process's own, without the turns of others. Writes benchmarks/results/hasac-update.json.
+1e-4, then the forms take turns. Times are the process's own, without the turns of others. Writes
+benchmarks/results/hasac-update.json.
 """
 
 from __future__ import annotations

@@ -53,6 +53,7 @@ from rlsuite.envs.advice_tables import (
     cliff_panic,
     flappy,
 )
+from rlsuite.kept import keep
 from rlsuite.rng import derive_seed
 
 TITLE = "Learning to Make Adherence-Aware Advice (Chen et al., arXiv 2310.00817)"
@@ -102,7 +103,7 @@ class Frontier(NamedTuple):
     advices: list[float]
     budgets: list[float]
     """Return by ``BUDGETS``."""
-    blind: tuple[float, float]
+    blind: list[float]
     """Return and number of advices."""
     maps: list[list[list[int]]]
     """Advice by ``MAP_COSTS``, column and row; the column is the stage."""
@@ -122,7 +123,7 @@ def frontier(seed: int, *, human: Human) -> Frontier:
         model.start(swept.gross)[0].tolist(),
         model.start(swept.advices)[0].tolist(),
         plan_budget(model, FLAPPY_HORIZON, BUDGETS).value[0].tolist(),
-        (float(model.start(told.gross)), float(model.start(told.advices))),
+        [float(model.start(told.gross)), float(model.start(told.advices))],
         policy[:, stage, place].tolist(),
         model.start(plan(model, FLAPPY_HORIZON, COSTS).value)[0].tolist(),
     )
@@ -281,5 +282,13 @@ def tasks() -> list[Task]:
 
 
 def run(task: Task, seed: int, folder: Path) -> Any:
-    """Measure one arm; arms of one experiment meet the same luck."""
-    return EXPERIMENTS[task.experiment][task.arm](derive_seed(seed, task.experiment, bits=31))
+    """Measure one arm, kept below ``folder``; arms of one experiment meet the same luck."""
+    own_seed = derive_seed(seed, task.experiment, bits=31)
+
+    def measure() -> Any:
+        found = EXPERIMENTS[task.experiment][task.arm](own_seed)
+        return found if isinstance(found, dict) else found._asdict()
+
+    found = keep(folder / "parts", f"{task.experiment} {task.arm}", own_seed, measure)
+    kind = {"cliff": dict, "flight": Frontier}.get(task.experiment.split()[0], Learned)
+    return kind(**found)

@@ -73,7 +73,8 @@ class JointCritic(nn.Module):
         """(K, size, units) the rows of the first layer for the agent's action. Row k is the share
         of the k-th one-hot action."""
         start = self.state_size + sum(self.action_sizes[:agent])
-        return self.layers[0][0][:, start : start + self.action_sizes[agent]]
+        weight: Tensor = self.layers[0][0]
+        return weight[:, start : start + self.action_sizes[agent]]
 
     @torch.no_grad()
     def first(

@@ -337,6 +337,18 @@ def test_costs_that_are_learned_and_asked_for() -> None:
     assert explored.unique().tolist() == [0, 1, 2]
 
 
+def test_it_explores_at_costs_spread_over_the_environments() -> None:
+    """With greatest cost 2 over four of them at 0.25, 0.75, 1.25 and 1.75; advice gains 1."""
+    never = {"epsilon_initial": 0.0, "epsilon_final": 0.0}
+    seen = torch.randn(4, 3)
+    for greatest, advised in ((2.0, [1, 1, 2, 2]), (None, [1, 1, 1, 1])):
+        agent = AADQN(OBS, TWO, AADQNConfig(hidden=(), greatest_cost=greatest, **never))
+        set_constant(agent.values.head, [0.0, 1.0])
+        set_constant(agent.people, [9.0, -9.0, 9.0, 9.0])  # does 0, follows whatever is advised
+        assert agent.act(seen)[0].tolist() == advised
+        assert agent.act(seen, explore=False)[0].tolist() == [1] * 4
+
+
 def test_blind_advice_by_hand() -> None:
     """The task's action is learned from, whatever was advised; the best is advised, or, with a
     threshold, where it is better than what the human likely does by more than that."""

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from rlsuite import adherence_claims, adherence_report
+from rlsuite import adherence_claims, adherence_report, kept
 from rlsuite.adherence_claims import (
     BUDGETS,
     EXPERIMENTS,
@@ -25,7 +25,8 @@ from rlsuite.agents.advice_planning import evaluate, plan
 from rlsuite.agents.rfe import RFE
 from rlsuite.claims import Claim, Task
 from rlsuite.envs.advice_tables import FLAPPY_HORIZON, cliff_panic, flappy
-from rlsuite.reproduce import PAPERS, find_paper
+from rlsuite.kept import keep
+from rlsuite.reproduce import PAPERS, find_paper, reproduce
 
 
 def failed(results: Any) -> list[str]:
@@ -139,10 +140,66 @@ def test_pictures(tmp_path: Path) -> None:
     assert draw({}, tmp_path) == []
 
 
-def test_the_paper_is_found() -> None:
+def test_the_paper_is_found(tmp_path: Path) -> None:
     paper = find_paper("adherence")
     assert paper is PAPERS["adherence"] and paper.claims is adherence_report.claims
     tasks = paper.tasks()
     assert len(tasks) == len(set(tasks)) == sum(len(arms) for arms in EXPERIMENTS.values())
-    found = paper.run(Task("flight safe", "exact", 0), 0, Path("unused"))
+    found = paper.run(Task("flight safe", "exact", 0), 0, tmp_path)
     assert found.net[0] == pytest.approx(2.607562, abs=1e-6)
+
+
+def test_an_interrupted_reproduction_goes_on_where_it_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two parts the second fails: given again, it alone is measured; with another seed both."""
+    measured: list[str] = []
+
+    def arm(seed: int, *, name: str) -> Learned:
+        measured.append(name)
+        if fails and name == "theta 0.5":
+            raise KeyboardInterrupt
+        return made_up(seed % 97 + 0.1, 0.1)
+
+    names = ("theta 0.25", "theta 0.5")
+    arms = {name: partial(arm, name=name) for name in names}
+    monkeypatch.setattr(adherence_claims, "EXPERIMENTS", {"adherence safe": arms})
+    fails = True
+    with pytest.raises(KeyboardInterrupt):
+        reproduce("adherence", tmp_path, processes=1, quiet=True)
+    fails = False
+    again = reproduce("adherence", tmp_path, processes=1, quiet=True)
+    assert measured == [*names, "theta 0.5"]
+    fresh = reproduce("adherence", tmp_path / "fresh", processes=1, quiet=True)
+    assert fresh.claims == again.claims
+    reproduce("adherence", tmp_path, seed=1, processes=1, quiet=True)
+    assert measured[3:] == [*names, *names]
+
+
+def test_what_other_code_has_measured_is_not_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert keep(tmp_path, "a, b = 1", 0, lambda: {"x": (0.1, 1e300)}) == {"x": [0.1, 1e300]}
+    assert keep(tmp_path, "a, b = 1", 0, lambda: 1) == {"x": [0.1, 1e300]}
+    assert [path.name for path in tmp_path.iterdir()] == ["a-b-1.json"]
+    assert keep(tmp_path, "a, b: 1", 0, lambda: 2) == 2  # of the same file name
+    monkeypatch.setattr(kept, "_versions", lambda: {"source": "another"})
+    assert keep(tmp_path, "a, b: 1", 0, lambda: 3) == 3
+
+
+def test_every_file_of_the_source_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Folders behind links too."""
+    elsewhere = tmp_path / "agents"
+    package = tmp_path / "rlsuite"
+    elsewhere.mkdir(), package.mkdir()
+    (package / "agents").symlink_to(elsewhere)
+    (package / "__init__.py").touch()
+    monkeypatch.setattr(kept.rlsuite, "__file__", str(package / "__init__.py"))
+    seen = set()
+    for file in (package / "a.py", elsewhere / "b.py"):
+        for text in ("1", "2"):
+            file.write_text(text)
+            kept._versions.cache_clear()
+            seen.add(kept._versions()["source"])
+    kept._versions.cache_clear()
+    assert len(seen) == 4

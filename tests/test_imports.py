@@ -118,6 +118,7 @@ LAYERS: list[list[str]] = [
         "sb3",
         "sb3_replay",
         "torchrl_replay",
+        "kept",
         "claims",
         "er_rr",
         "er_rr_report",
