@@ -31,6 +31,7 @@ MODEL = """
   <contact><pair geom1="a" geom2="c" friction="{friction} {friction} .01 .001 .001"/></contact>
   <actuator><motor joint="j" gear="{strength}"/></actuator>
 </mujoco>"""
+MAMUJOCO_V1 = "gymnasium_robotics.envs.multiagent_mujoco.mamujoco_v1"
 MAMUJOCO = {"scenario": "Hopper", "agent_conf": "3x1"}
 NOMINAL = {"gravity": -9.81, "mass": 900.0, "friction": 0.8, "damping": 0.5, "strength": 3.0}
 
@@ -74,7 +75,7 @@ def original() -> Any:
     ("env_id", "kwargs"),
     [
         ("rlsuite.envs:MultiAgentMujoco", {"task": "Hopper-v5", "partition": "3x1"}),
-        ("gymnasium_robotics.mamujoco_v1:parallel_env", MAMUJOCO),
+        (f"{MAMUJOCO_V1}:parallel_env", MAMUJOCO),
     ],
 )
 def test_agents_that_share_a_robot_share_its_physics(env_id: str, kwargs: dict[str, Any]) -> None:
