@@ -12,46 +12,26 @@ the states it comes to, within 0.05 of the truth.
 
 from __future__ import annotations
 
-import argparse
-import functools
 import json
-import platform
-import subprocess
 import sys
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
-from importlib.metadata import version
-from multiprocessing import get_context
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
 import torch
+from advice_runs import Rows, commit, measure, options, record
 
 from rlsuite.advice import to_exclusive
-from rlsuite.advice_report import compare, table, to_json
-from rlsuite.build import build_evaluation, load, resume, train
+from rlsuite.advice_report import table
+from rlsuite.build import build_evaluation, load
 from rlsuite.config import load_experiment
 from rlsuite.envs import AdviceVectorEnv
 
-COMMIT = ["git", "describe", "--always", "--dirty", "--abbrev=40"]
 AWARE, AGNOSTIC, BLIND = "aadqn/cartpole", "dqn/advice_cartpole", "blind_dqn/cartpole"
 CONFIGS = (AWARE, AGNOSTIC, BLIND, "blind_dqn/cartpole_threshold")
 EPISODES, STEPS = 100, 500
 LEAST_NET, LEAST_SEED, MOST_RATE, OVER_AGNOSTIC, OVER_BLIND, WITHIN = 200, 170, 0.4, 30, 100, 0.05
-
-Rows = list[dict[str, Any]]
-
-
-def run(task: tuple[str, int], *, runs: Path, shared: dict[str, str]) -> Path:
-    """Train one seed of a config, or go on with it; its folder."""
-    name, seed = task
-    folder = runs / f"{name.replace('/', '-')}-seed{seed}"
-    if (folder / "experiment.json").exists():
-        resume(folder, quiet=True)
-    else:
-        train(load_experiment(name, shared | {"run.seed": str(seed)}), folder, quiet=True)
-    return folder
 
 
 def believed(folder: Path) -> tuple[float, float]:
@@ -70,12 +50,6 @@ def believed(folder: Path) -> tuple[float, float]:
         obs = envs.step(agent.act(obs, explore=False)[0]).obs
     envs.close()
     return float(sums[0]), float(sums[1])
-
-
-def best_seen(folder: Path) -> float:
-    """The best mean net return of the evaluations along training, of few episodes each."""
-    record = json.loads((folder / "evaluation.json").read_text())
-    return max(mean(evaluation["returns"]) for evaluation in record["evaluations"])
 
 
 def verdict(rows: Rows) -> dict[str, Any]:
@@ -105,45 +79,15 @@ def verdict(rows: Rows) -> dict[str, Any]:
 
 def main() -> int:
     """Print the table and what is demanded, and write everything; 1 if a demand is not met."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
-    parser.add_argument("--transitions", type=int, help="default: the configs'")
-    parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
-    parser.add_argument("--runs", type=Path, default=Path("runs/advice-cartpole"))
-    parser.add_argument("--out", type=Path)
-    options = parser.parse_args()
-    commit = subprocess.run(COMMIT, capture_output=True, text=True, check=False).stdout.strip()
-    total = options.transitions
-    shared = {"plan.total_transitions": str(total)} if total else {}
-    tasks = [(name, seed) for seed in options.seeds for name in CONFIGS]
-    with ProcessPoolExecutor(options.jobs, mp_context=get_context("spawn")) as pool:
-        work = functools.partial(run, runs=options.runs, shared=shared)
-        folders = dict(zip(tasks, pool.map(work, tasks), strict=True))
-    scores, rows = {}, []
-    for name in CONFIGS:
-        own = [folders[name, seed] for seed in options.seeds]
-        found = compare(own, episodes=EPISODES)
-        alone = found.pop("human")
-        (scores[name],) = found.values()
-        for folder, seed, score in zip(
-            own, options.seeds, to_json(found).popitem()[1], strict=True
-        ):
-            row = {"config": name, "seed": seed, **score, "best net seen": best_seen(folder)}
-            if name == AWARE:
-                row["theta_ex"], row["theta_ex, truth"] = believed(folder)
-            rows.append(row)
-    result = {
-        "command": " ".join(["python benchmarks/advice_cartpole.py", *sys.argv[1:]]),
-        "commit": commit,
-        "machine": platform.platform(),
-        "versions": {name: version(name) for name in ("torch", "numpy", "gymnasium")},
-        "demanded": verdict(rows),
-        "human alone": to_json({"": alone})[""][0],
-        "runs": rows,
-    }
-    if options.out:
-        options.out.write_text(json.dumps(result, indent=1) + "\n")
-    print(table({"human alone": alone, **scores}))
+    given, made_at = options(__doc__, "advice-cartpole", range(5)), commit()
+    scores, rows, folders = measure(CONFIGS, given, EPISODES)
+    for row in rows:
+        if row["config"] == AWARE:
+            row["theta_ex"], row["theta_ex, truth"] = believed(folders[AWARE, row["seed"]])
+    result = record(made_at, verdict(rows), scores, rows)
+    if given.out:
+        given.out.write_text(json.dumps(result, indent=1) + "\n")
+    print(table(scores))
     print(json.dumps(result["demanded"], indent=1))
     return 0 if all(check["met"] for check in result["demanded"].values()) else 1
 
