@@ -31,6 +31,23 @@ class Sequences(NamedTuple):
     mask: Tensor
     """(B, L) bool: False after the episode's end and from the newest transition on."""
 
+    def priority(self, td_error: Tensor, *, burn_in: int = 0, share: float = 0.9) -> Tensor:
+        """(B,) priorities of the pieces, for ``Replay.update``: ``share`` of the greatest absolute
+        error and the rest of the mean one (R2D2, Kapturowski et al. 2019, section 2.3).
+
+        Of (B, L) ``td_error`` count those after the first ``burn_in`` that ``mask`` leaves; without
+        any the priority is 0. Raises ValueError unless ``burn_in`` leaves something of L.
+        """
+        if not 0 <= burn_in < self.mask.shape[1]:
+            length = self.mask.shape[1]
+            raise ValueError(
+                f"burn_in must be in [0, {length}), pieces are {length} long: {burn_in}"
+            )
+        counts = self.mask[:, burn_in:]
+        error = torch.where(counts, td_error[:, burn_in:].abs(), 0.0)
+        mean = error.sum(1) / counts.sum(1).clamp(min=1)
+        return share * error.amax(1) + (1 - share) * mean
+
 
 class Replay:
     """The last ``capacity`` transitions of N environments, on ``device``.
@@ -261,7 +278,9 @@ class Replay:
 
         The first ones are as the sampler chooses. An agent warms its memory up on the first
         transitions of a piece (burn-in) and learns from the others. The batch is freshly
-        allocated; its rewards are single steps'. Raises ValueError while nothing is stored.
+        allocated; its rewards are single steps'. Where the sampler is prioritized, a piece has the
+        priority of its first transition: ``Sequences.priority`` makes one of all its errors. Raises
+        ValueError while nothing is stored.
         """
         slots, weight = self.sampler.sample(n)
         index = slots.to(self.device, non_blocking=True)

@@ -234,7 +234,8 @@ def test_samplers_and_frames_on_the_fake_device(
             replay.update(batch, agent.update(batch).priority)
         replay.sampler.drop(range(2))
         replay.sample(4)
-        replay.sequences(4, 3)
+        pieces = replay.sequences(4, 3)
+        replay.update(pieces.batch, pieces.priority(pieces.batch.reward, burn_in=1))
     assert {batch.obs.device.type, batch.weight.device.type} == {fakegpu}
 
 

@@ -21,6 +21,7 @@ from rlsuite.buffers import (
     RecencySampler,
     Replay,
     ReshuffleSampler,
+    Sequences,
     UniformSampler,
 )
 from rlsuite.distributions import squashed_normal
@@ -150,6 +151,30 @@ class Largest(TorchDispatchMode):
         made = [t for t in tree_leaves(result) if isinstance(t, torch.Tensor)]
         self.elements = max([self.elements, *(t.numel() for t in made)])
         return result
+
+
+def test_priority_of_a_sequence() -> None:
+    """0.9 of the greatest error and 0.1 of the mean, after burn-in and before the end."""
+    mask = torch.tensor([[True] * 4, [True, True, True, False], [True, False, False, False]])
+    errors = torch.tensor([[9.0, -4.0, 1.0, 1.0], [9.0, 1.0, -3.0, 9.0], [9.0, 9.0, 9.0, 9.0]])
+    pieces = Sequences(None, mask)  # type: ignore[arg-type]
+    expected = torch.tensor([0.9 * 4 + 0.1 * 2, 0.9 * 3 + 0.1 * 2, 0.0])
+    torch.testing.assert_close(pieces.priority(errors, burn_in=1), expected)
+    torch.testing.assert_close(pieces.priority(errors, share=0.0)[1], torch.tensor(13 / 3))
+    for burn_in in (-1, 4):
+        with pytest.raises(ValueError, match=r"burn_in must be in \[0, 4\), pieces are 4 long"):
+            pieces.priority(errors, burn_in=burn_in)
+
+
+def test_sequences_of_great_errors_come_more_often() -> None:
+    replay = make("prioritized", 64)
+    for k in range(64):
+        replay.add(numbered(k))
+    for _ in range(20):
+        pieces = replay.sequences(64, 4)
+        replay.update(pieces.batch, pieces.priority((pieces.batch.reward == 40) * 1.0))
+    starts = replay.sequences(200, 4).batch.reward[:, 0]
+    assert ((starts >= 37) & (starts <= 40)).float().mean() > 0.5  # of four in 64
 
 
 def test_sequences_cost_what_they_return() -> None:
