@@ -131,6 +131,8 @@ EQUILIBRIA = {
     "climbing, temperature 2": ("climbing", 2.0),
 }
 """Game and temperature."""
+SURE = 20.0
+"""Log odds of an agent's favourite action."""
 
 
 class Equilibrium(NamedTuple):
@@ -147,10 +149,21 @@ class Equilibrium(NamedTuple):
     """Greatest loss of soft value in a step of one agent; below 0 if every step gained."""
 
 
-def equilibrium(seed: int, *, game: str, temperature: float, sweeps: int = 2000) -> Equilibrium:
-    """From uniform policies, agent 0 first, at a fixed temperature. Nothing is drawn."""
+def equilibrium(
+    seed: int,
+    *,
+    game: str,
+    temperature: float,
+    sweeps: int = 2000,
+    favourite: int | None = None,
+) -> Equilibrium:
+    """From uniform policies, agent 0 first, at a fixed temperature; or against an agent 1 that
+    almost always takes its ``favourite`` action. Nothing is drawn."""
     one_step = MarkovGame.one_step(torch.tensor(PAYOFFS[game]))
     policies, fall = uniform(one_step), -np.inf
+    if favourite is not None:
+        policies[1][:, favourite] += SURE
+        policies[1] = policies[1].log_softmax(1)
     value = float(soft_value(one_step, policies, temperature))
     for _ in range(sweeps):
         for agent in range(2):
@@ -167,6 +180,13 @@ def equilibrium(seed: int, *, game: str, temperature: float, sweeps: int = 2000)
         residual,
         fall,
     )
+
+
+def equilibria(game: str, temperature: float) -> list[Equilibrium]:
+    """Where the solver comes to rest from uniform policies, and from every action of agent 1."""
+    favourites = [None, *range(PAYOFFS[game].shape[1])]
+    solve = partial(equilibrium, 0, game=game, temperature=temperature)
+    return [solve(favourite=action) for action in favourites]
 
 
 MATRIX_CONFIG = "hasac/matrix_mne"

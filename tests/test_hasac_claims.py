@@ -137,9 +137,28 @@ def test_gates_of_what_networks_learn() -> None:
     ]
     for policies, distance, passed in ((near, 0.04, True), ([[0.9, 0.1]] * 2, 0.0802, False)):
         results = {("matrix equilibria, deep", arm): [exact[0].policies, policies]}
-        (claim,) = PAPER.claims(results)
+        claim, close = PAPER.claims(results)
         assert claim.value == pytest.approx(distance, abs=1e-4)
         assert claim.passed is passed
+        assert (close.value, close.gate) == (1 + passed, None)
+
+
+def test_any_equilibrium_will_do() -> None:
+    """At temperature 2 climbing has one near each of its best joint actions, 11 and 7; from uniform
+    policies exact responses come to the second."""
+    uniform, first, second, _ = hasac_claims.equilibria("climbing", 2.0)
+    for rest in (uniform, first, second):
+        assert rest.residual < 1e-12
+    assert (
+        first.policies[0][0] > 0.99
+        and hasac_report._distance(second.policies, uniform.policies) < 1e-9
+    )
+    name = ("matrix equilibria, deep", "climbing, temperature 2")
+    claim, close = PAPER.claims({name: [uniform.policies, first.policies]})
+    assert claim.passed and close.value == 1
+    between = np.mean([uniform.policies, first.policies], axis=0).tolist()
+    claim, close = PAPER.claims({name: [uniform.policies, between]})
+    assert not claim.passed
 
 
 @pytest.mark.learning
