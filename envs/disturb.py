@@ -71,7 +71,6 @@ class DisturbedVectorEnv:
         obs = self._envs.reset(seed)
         if seed is not None:
             self._begin(seed)
-        self._pending.clear()
         self._age.zero_()
         self._obs = self._observe(obs, self._draw(obs))
         return self._obs

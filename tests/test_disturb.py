@@ -162,6 +162,11 @@ def test_images_stay_images() -> None:
     positive = values[values > 0].float()  # half of the noise is below black
     assert abs(len(positive) / values.numel() - 0.5) < 5 * 0.5 / math.sqrt(values.numel()) + 0.01
     assert abs(positive.square().mean().sqrt() - 40) < 4
+    # P(N(0, 0.3^2) rounds to 1) = P(N > 0.5 / 0.3) = 0.0478; cut off, it would be 0.0004.
+    envs, _ = disturbed({"obs_noise": 0.3}, TWO, space)
+    envs.reset(0)
+    ones = torch.cat([envs.step(torch.zeros(1, 2)).obs for _ in range(40)]).float()  # type: ignore[misc]
+    assert abs(ones.mean() - 0.0478) < 5 * math.sqrt(0.0478 / ones.numel())
 
 
 def trace(envs: VectorEnv, steps: int = 30) -> list[tuple[str, Tensor]]:
@@ -224,6 +229,17 @@ def test_a_restored_vector_goes_on_bit_for_bit() -> None:
     for _ in range(20):
         one, two = envs.step(envs.sample_actions()), other.step(other.sample_actions())
         assert torch.equal(one.obs, two.obs)  # type: ignore[arg-type]
+
+
+def test_what_cannot_be_restored_is_refused() -> None:
+    """The noise of an episode that begins anew would be that of another."""
+    values = {"obs_noise": 0.1}
+    envs, other = (DisturbedVectorEnv(MAKES["CartPole"](), values, "x") for _ in range(2))
+    trace(envs, 25)
+    state = copy.deepcopy(envs.state_dict())
+    other._envs.load_state_dict = lambda state: setattr(other._envs, "lost", [1])  # type: ignore[method-assign]
+    with pytest.raises(ValueError, match=r"the disturbed episodes of \[1\] cannot be restored"):
+        other.load_state_dict(state)
 
 
 MASKED = Dict({"observation": Box(0, 1, (1,)), "action_mask": MultiBinary(2)})
