@@ -2,9 +2,11 @@
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import pytest
 import torch
 from robust_cases import three_states
@@ -18,12 +20,14 @@ from rlsuite.agents.robust_planning import (
     robust_value_iteration,
     total_cost,
 )
-from rlsuite.ambiguity import L1
+from rlsuite.ambiguity import L1, L1PerState
 from rlsuite.checkpoint import CheckpointStore
 from rlsuite.cli import main
 from rlsuite.config import build_experiment, config_names, load_experiment
 from rlsuite.envs.garnet import garnet, garnet_policy
+from rlsuite.envs.tabular import tabular
 from rlsuite.errors import UserError
+from rlsuite.problems import SETS, GarnetConfig, TableConfig
 from rlsuite.robust import RobustMDP
 
 SMALL = {
@@ -276,6 +280,37 @@ def test_the_problems_of_the_configs_exist(name: str) -> None:
     assert solver.mdp.states == problem.mdp.states > 4
     again = json.loads(json.dumps(experiment.to_dict()))
     assert build_experiment(name, again) == experiment
+
+
+def test_a_table_is_made_as_the_library_makes_it() -> None:
+    """The cliff is deterministic: with the mass on its own successors nature could do nothing."""
+    settings = {"env.id": "CliffWalking-v1", "env.radius": "0.3", "env.support": "state"}
+    experiment = load_experiment("drpg/frozen_lake", {**settings, "env.kwargs": "{}"})
+    assert isinstance(experiment.env, TableConfig)
+    for name, kind in SETS.items():
+        config = replace(experiment.env, ambiguity=name)
+        mdp, training, policy = config.build(0)
+        expected = tabular(
+            gym.make("CliffWalking-v1"), kind(0.3), discount=config.discount, support="state"
+        )
+        uniform = mdp.uniform()
+        assert policy is None and type(mdp.ambiguity) is kind
+        assert torch.equal(robust_cost(mdp, uniform), robust_cost(expected, uniform))
+        nominal = total_cost(mdp, evaluate(mdp, uniform, mdp.nominal).v)
+        # Mass on what has none is infinitely far by KL.
+        assert (robust_cost(mdp, uniform) > nominal + 1e-3).all() == (name != "kl")
+        assert not torch.equal(training.initial, mdp.initial)
+
+
+def test_garnets_with_a_budget_per_state() -> None:
+    config = load_experiment("drpg/garnet_s").env
+    assert isinstance(config, GarnetConfig)
+    mdp, _, policy = replace(config, instances=2).build(3)
+    sizes = (config.states, config.actions, config.branches)
+    expected = garnet(*sizes, instances=2, rectangular="s", seed=3)
+    assert policy is not None and torch.equal(policy, garnet_policy(expected, 3))
+    assert torch.equal(robust_cost(mdp, policy), robust_cost(expected, policy))
+    assert type(mdp.ambiguity) is L1PerState
 
 
 def test_describe_lists_settings_in_settings(capsys: pytest.CaptureFixture[str]) -> None:
