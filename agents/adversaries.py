@@ -118,9 +118,10 @@ class GradientAdversary:
     certified: ClassVar[bool] = True
 
     def __init__(self, mdp: RobustMDP, config: AscentConfig | None = None) -> None:
-        """Start from the nominal. Raises UserError for a parametric kernel."""
-        _ = mdp.rectangular
+        """Start from the nominal. Raises UserError for a parametric kernel, and for a set without
+        projection."""
         self.mdp, self.config = mdp, config or AscentConfig()
+        mdp.project(mdp.nominal)  # a set that has no projection says so before anything is solved
         self.kernel = mdp.nominal
 
     def respond(self, policy: Tensor, tolerance: Tensor) -> Response:

@@ -4,11 +4,12 @@ A solver, for ``solve_loop``. The outer loop descends the robust cost by project
 the policy; the inner loop, an adversary, finds the kernel that is worst for the current policy to a
 tolerance that shrinks from one outer iteration to the next.
 
-What is guaranteed: for convex s-rectangular sets, (s,a)-rectangular ones among them, and an initial
-distribution that is positive everywhere, the best iterate becomes globally optimal, after
-O(gap^-4) steps of a size of order 1 / sqrt(iterations) (theorem 3.3; the steps that work in
-practice are longer). For a parametric kernel the inner loop promises a stationary point and the
-outer one no more. Nothing is promised for the last iterate.
+What is guaranteed: for convex s-rectangular sets, (s,a)-rectangular ones among them, an initial
+distribution that is positive everywhere, direct policies and tolerances that shrink by the discount
+or faster, the best iterate becomes globally optimal, after O(gap^-4) steps of a size of order
+1 / sqrt(iterations) (theorem 3.3; the steps that work in practice are longer). For a parametric
+kernel the inner loop promises a stationary point and the outer one no more. Nothing is promised for
+the last iterate.
 
 Baselines are the same loop with another adversary: a fixed kernel is the non-robust policy
 gradient, one ascent step the single-loop method. Shapes: ``N`` instances, ``S`` states, ``X``
@@ -266,6 +267,7 @@ def _checked(policy: Tensor, mdp: RobustMDP) -> Tensor:
     if policy.shape != shape or policy.dtype != mdp.nominal.dtype:
         given = f"{policy.dtype} of shape {tuple(policy.shape)}"
         raise UserError(f"the policy is {given}, needs {mdp.nominal.dtype} of {tuple(shape)}")
-    if bool((policy < 0).any()) or bool(((policy.sum(2) - 1).abs() > 1e-6).any()):
+    # So that NaN is refused too.
+    if not bool((policy >= 0).all()) or not bool(((policy.sum(2) - 1).abs() <= 1e-6).all()):
         raise UserError("the policy has to hold probabilities that sum to 1 over the actions")
     return policy

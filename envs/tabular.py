@@ -26,12 +26,12 @@ def tabular(
 ) -> RobustMDP:
     """The robust MDP around an environment with a table ``P``: FrozenLake, CliffWalking, Taxi.
 
-    A state that ends episodes is absorbing and costs nothing; one that is also passed through gets
-    a second, absorbing copy behind the environment's own states, so that rows 0 to S - 1 of a
-    policy are the environment's. A successor listed twice counts once, with the sum of the
-    probabilities and the mean reward. With support "state" an action that does not list a
-    successor is rewarded for it as the state's other actions are, in the mean. A deterministic
-    table has nothing ambiguous with support "nominal": take "state".
+    A state that ends episodes is absorbing and costs nothing, whatever nature does; one that is
+    also passed through gets a second, absorbing copy behind the environment's own states, so that
+    rows 0 to S - 1 of a policy are the environment's. A successor listed twice counts once, with
+    the sum of the probabilities and the mean reward. With support "state" an action that does not
+    list a successor is rewarded for it as the state's other actions are, in the mean. A
+    deterministic table has nothing ambiguous with support "nominal": take "state".
 
     Args:
         env: an id, with ``kwargs`` for ``gymnasium.make``, or an environment.
@@ -43,14 +43,18 @@ def tabular(
     Raises:
         UserError: for an environment without a table.
     """
-    kernel, reward, start = _read(env, kwargs)
+    kernel, reward, start, ends = _read(env, kwargs)
+    allowed: Support | NDArray[np.bool_] = support
+    if support == "all":  # but nobody comes back from an end
+        allowed = np.ones(kernel.shape, np.bool_)
+        allowed[ends] = kernel[ends] > 0
     return RobustMDP.from_arrays(
         kernel,
         reward=reward,
         initial=start,
         discount=discount,
         ambiguity=ambiguity,
-        support=support,
+        support=allowed,
     )
 
 
@@ -76,7 +80,7 @@ def advised(
     Raises:
         UserError: for an environment without a table, and for tables that fit no human.
     """
-    kernel, reward, start = _read(env, kwargs)
+    kernel, reward, start, _ = _read(env, kwargs)
     tables = [np.asarray(table, np.float64) for table in (human, adherence)]
     extra = len(kernel) - len(tables[0])
     for i, table in enumerate(tables):
@@ -93,21 +97,23 @@ def advised(
     )
 
 
-def _read(env: str | gym.Env[Any, Any], kwargs: dict[str, Any]) -> tuple[Floats, Floats, Floats]:
-    """Kernel, mean rewards of its transitions, distribution of the first state."""
+def _read(
+    env: str | gym.Env[Any, Any], kwargs: dict[str, Any]
+) -> tuple[Floats, Floats, Floats, list[int]]:
+    """Kernel, mean rewards of transitions, distribution of the first state, absorbing states."""
     made = gym.make(env, **kwargs) if isinstance(env, str) else env
     table = getattr(made.unwrapped, "P", None)
     initial = getattr(made.unwrapped, "initial_state_distrib", None)
     if table is None or initial is None:
         raise UserError(f"{made} has no table P: FrozenLake, CliffWalking and Taxi have")
-    kernel, reward = _arrays(table)
+    kernel, reward, ends = _arrays(table)
     start = np.zeros(len(kernel))
     start[: len(initial)] = np.asarray(initial, np.float64) / np.sum(initial)
-    return kernel, reward, start
+    return kernel, reward, start, ends
 
 
-def _arrays(table: Any) -> tuple[Floats, Floats]:
-    """(S', X, S') probabilities and mean rewards, with the absorbing copies."""
+def _arrays(table: Any) -> tuple[Floats, Floats, list[int]]:
+    """(S', X, S') probabilities and mean rewards, with the absorbing copies; what is absorbing."""
     states, actions = len(table), len(table[0])
     rows = [(s, a, *entry) for s in range(states) for a in range(actions) for entry in table[s][a]]
     ends = {t for _, _, p, t, _, done in rows if done and p > 0}
@@ -121,9 +127,10 @@ def _arrays(table: Any) -> tuple[Floats, Floats]:
         end = copy.get(t, t) if done else t
         kernel[s, a, end] += p
         gained[s, a, end] += p * float(r)
-    for s in [*ends, *copy.values()]:
+    absorbing = [*ends, *copy.values()]
+    for s in absorbing:
         kernel[s, :, s] = 1.0
-    return kernel, _rewards(kernel, gained)
+    return kernel, _rewards(kernel, gained), absorbing
 
 
 def _rewards(kernel: Floats, gained: Floats) -> Floats:

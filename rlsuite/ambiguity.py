@@ -12,7 +12,7 @@ actions, no wait for the device.
 
 from __future__ import annotations
 
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
 from numpy.typing import ArrayLike
@@ -25,6 +25,7 @@ HALVINGS = 60
 """Of a bisection: what is left of the bracket is below the last bit of float64."""
 
 
+@runtime_checkable
 class AmbiguitySet(Protocol):
     """What the solvers need of a convex rectangular set."""
 

@@ -46,6 +46,7 @@ class RobustMDP:
     """What nature may choose from; the radius has the full shape of the set."""
 
     def __post_init__(self) -> None:
+        _check_set(self.ambiguity)
         self._check_tensors()
         self._check_probabilities("nominal", self.nominal)
         self._check_probabilities("initial", self.initial)
@@ -88,7 +89,7 @@ class RobustMDP:
         if bool(wrong.any()):
             where = _first(wrong)
             raise UserError(
-                f"{name} at {where} sums to {float(total[wrong][0]):.6g} or has negative entries;"
+                f"{name} at {where} sums to {float(total[wrong][0]):.12g} or has negative entries;"
                 " probabilities are from 0 on and sum to 1"
             )
 
@@ -133,8 +134,9 @@ class RobustMDP:
         """From dense arrays, of one instance or with a leading N.
 
         Args:
-            kernel: (S, X, S) or (N, S, X, S) nominal probabilities P(s' | s, a).
-            initial: (S,) or (N, S) distribution of the first state.
+            kernel: (S, X, S) or (N, S, X, S) nominal probabilities P(s' | s, a). In float32 they
+                are scaled to sum to 1, if they miss it by no more than 1e-5.
+            initial: (S,) or (N, S) distribution of the first state, likewise.
             discount: from 0 to below 1.
             ambiguity: a set of ``rlsuite.ambiguity``; its radius is broadcast.
             reward: (S,), (S, X) or (S, X, S), or with a leading N and all three axes.
@@ -146,17 +148,18 @@ class RobustMDP:
             UserError: for arrays that are no robust MDP, or a tilted kernel as set.
         """
         _refuse_tilt(ambiguity)
-        dense = torch.from_numpy(np.array(kernel, np.float64))
+        dense = _probabilities(kernel)
         if dense.dim() not in (3, 4) or dense.shape[-1] != dense.shape[-3]:
             raise UserError(f"kernel has shape {tuple(dense.shape)}, needs (S, X, S), (N, S, X, S)")
         dense = dense if dense.dim() == 4 else dense[None]
-        if bool((dense < 0).any()):
-            raise UserError(f"kernel is negative at {_first(dense < 0)}; these are probabilities")
+        for wrong, what in ((~torch.isfinite(dense), "not finite"), (dense < 0, "negative")):
+            if bool(wrong.any()):
+                raise UserError(f"kernel is {what} at {_first(wrong)}; these are probabilities")
         costs = _costs(reward, cost, dense)
         mask = _mask(support, dense)
         size = int(mask.sum(-1).max().clamp(min=1))
         order = mask.to(torch.int8).argsort(dim=-1, descending=True, stable=True)[..., :size]
-        first = torch.from_numpy(np.array(initial, np.float64))
+        first = _probabilities(initial)
         nominal = torch.where(mask, dense, 0).gather(-1, order)
         _same_mass(dense, nominal)
         axes = 2 if ambiguity.per_state else 3
@@ -290,7 +293,14 @@ class RobustMDP:
         return replace(self, **parts)
 
 
+def _check_set(ambiguity: object) -> None:
+    if not isinstance(ambiguity, AmbiguitySet | TiltedKernel):
+        given = ambiguity.__name__ if isinstance(ambiguity, type) else repr(ambiguity)
+        raise UserError(f"ambiguity is {given}, has to be a set, such as rlsuite.ambiguity.L1(0.2)")
+
+
 def _refuse_tilt(ambiguity: object) -> None:
+    _check_set(ambiguity)
     if isinstance(ambiguity, TiltedKernel):
         raise UserError(
             "this takes a set of rlsuite.ambiguity; with a tilted kernel build RobustMDP(...)"
@@ -315,6 +325,17 @@ def _costs(reward: ArrayLike | None, cost: ArrayLike | None, dense: Tensor) -> T
     except RuntimeError:
         shape = tuple(dense.shape)
         raise UserError(f"costs of shape {given.shape} do not fit a kernel of {shape}") from None
+
+
+def _probabilities(given: ArrayLike) -> Tensor:
+    """In float64, narrower ones without their rounding."""
+    array = np.asarray(given)
+    exact = torch.from_numpy(np.array(array, np.float64))
+    if array.dtype.kind == "f" and array.dtype.itemsize < 8:
+        total = exact.sum(-1, keepdim=True)
+        near = (total - 1).abs() <= sum_tolerance(torch.float32)
+        exact = torch.where(near, exact / total, exact)
+    return exact
 
 
 def _mask(support: Support | NDArray[np.bool_], dense: Tensor) -> Tensor:

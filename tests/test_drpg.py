@@ -419,6 +419,7 @@ def test_what_is_refused() -> None:
         (mdp.uniform()[0], "shape"),
         (mdp.uniform().float(), "float32"),
         (2 * mdp.uniform(), "sum to 1"),
+        (mdp.uniform() * torch.nan, "sum to 1"),
     ):
         with pytest.raises(UserError, match=message):
             DRPG(mdp, policy=policy)

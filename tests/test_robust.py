@@ -31,12 +31,20 @@ SHORT[1, 0, 2] = 0.2
 NEGATIVE = np.array(KERNEL)
 NEGATIVE[2, 1] = [-0.1, 0.3, 0.8]
 
+UNKNOWN = np.array(KERNEL)
+UNKNOWN[2, 1] = [np.nan, 1.0, 0.0]
+
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"kernel": SHORT}, r"nominal at instance 0, state 1, action 0 sums to 0.9"),
         ({"kernel": NEGATIVE}, r"negative at instance 0, state 2, action 1, successor 0"),
+        (
+            {"kernel": UNKNOWN},
+            r"kernel is not finite at instance 0, state 2, action 1",
+        ),
+        ({"initial": [0.5, np.nan, 0.5]}, r"initial is not finite at instance 0, state 1"),
         ({"kernel": np.ones((2, 3))}, r"kernel has shape \(2, 3\)"),
         ({"initial": [0.5, 0.3, 0.3]}, r"initial at instance 0 sums to 1.1"),
         ({"initial": [0.5, 0.5]}, r"initial"),
@@ -52,6 +60,8 @@ NEGATIVE[2, 1] = [-0.1, 0.3, 0.8]
         ({"ambiguity": KL(float("inf"))}, r"radius of KL is inf"),
         ({"ambiguity": L1PerState(4.5)}, r"radius of L1PerState is 4.5 .* 0 to 4"),
         ({"ambiguity": L1([0.1, 0.2, 0.3, 0.4])}, r"radius of shape \(4,\) does not fit"),
+        ({"ambiguity": 0.2}, r"ambiguity is 0.2, has to be a set, such as rlsuite.ambiguity.L1"),
+        ({"ambiguity": L1}, r"ambiguity is L1, has to be a set"),
         ({"support": "some"}, r"support is 'some'"),
         ({"support": np.ones((3, 2, 2), bool)}, r"mask of the support has shape"),
         ({"support": np.eye(3, dtype=bool)[:, None].repeat(2, 1)}, r"empty set at .* state 0"),
@@ -123,6 +133,26 @@ def test_other_precisions() -> None:
     exact = robust_policy_iteration(random_mdp(0, L1(0.1))).v
     torch.testing.assert_close(robust_policy_iteration(half).v.double(), exact, rtol=1e-4, atol=0)
     assert inventory().to("cpu", torch.float32).ambiguity.base.dtype == torch.float32
+
+
+def test_rounding_of_narrower_arrays_is_no_mistake() -> None:
+    """In float32 thirds do not sum to 1 to 1e-9; what is further off than rounding is refused."""
+    thirds = {**GOOD, "kernel": np.full((3, 2, 3), 1 / 3), "initial": np.full(3, 1 / 3)}
+    exact = RobustMDP.from_arrays(**thirds)
+    for dtype in (np.float32, torch.float32):
+        narrow = {
+            name: torch.tensor(thirds[name], dtype=dtype)
+            if isinstance(dtype, torch.dtype)
+            else thirds[name].astype(dtype)
+            for name in ("kernel", "initial")
+        }
+        mdp = RobustMDP.from_arrays(**{**thirds, **narrow})
+        assert mdp.nominal.dtype == torch.float64
+        assert float((mdp.nominal.sum(-1) - 1).abs().max()) < 1e-15
+        torch.testing.assert_close(mdp.nominal, exact.nominal, rtol=1e-6, atol=0)
+    with pytest.raises(UserError, match=r"sums to 0\.99989"):
+        short = (thirds["kernel"] * 0.9999).astype(np.float32)
+        RobustMDP.from_arrays(**{**thirds, "kernel": short})
 
 
 def test_garnets() -> None:
@@ -296,4 +326,7 @@ def test_rewards_of_what_an_action_does_not_list() -> None:
     reward = -mdp.dense(mdp.cost)[0]
     assert float(reward[37 - 12, 0, 36]) == -100  # above the cliff, going up: falling costs 100
     everywhere = tabular("CliffWalking-v1", L1(0.5), support="all")
+    # Whoever is at the goal has arrived, and nature can do no more.
+    assert float(robust_policy_iteration(everywhere).v[0, 47]) == 0
+    assert everywhere.support[0, 46].sum() == 4 * 48 and everywhere.support[0, 47].sum() == 4
     assert float(-everywhere.dense(everywhere.cost)[0, 25, 0, 0]) == -1

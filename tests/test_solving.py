@@ -204,6 +204,10 @@ MISTAKES = {
     "unknown adversary": ((*GARNET, "--agent.adversary", "pga"), "agent.adversary is 'pga'"),
     "its settings without it": ((*GARNET, "--adversary.step", "1"), "unknown setting adversary"),
     "a tilt of nothing": ((*GARNET, "--agent.adversary", "tilt"), "the set is no tilted kernel"),
+    "no projection": (
+        (*LAKE, "--env.ambiguity", "kl", "--agent.adversary", "ascent"),
+        "no projection onto a KL ball",
+    ),
     "no certificate": (
         ("train", "drpg/inventory", "--plan.tolerance", "1e-3"),
         "TiltAdversary certifies no gap",
