@@ -385,8 +385,11 @@ EXPERIMENTS: dict[str, Experiment] = {
     **{
         name: Experiment(
             {
-                arm: partial(descend, garnets=kind, step=step)
-                for arm, step in STEPS_PER_STATE.items()
+                **{
+                    arm: partial(descend, garnets=kind, step=s)
+                    for arm, s in STEPS_PER_STATE.items()
+                },
+                VALUE_ITERATION: partial(sweep, garnets=kind),
             },
             5,
         )

@@ -114,10 +114,12 @@ def _draw_per_state(results: Results, name: str, axes: Axes) -> None:
     title = name.removeprefix("garnet ")
     _label(axes, f"{title}, mean and 5 to 95 %", "iteration", "relative gap of the last iterate")
     axes.set_yscale("log")
-    for i, arm in enumerate(STEPS_PER_STATE):
+    for i, arm in enumerate((*STEPS_PER_STATE, VALUE_ITERATION)):
         if (name, arm) in results:
-            gap = relative_gap(joined(results[name, arm])).clip(LEAST_SHOWN)
-            _band(axes, gap, COLOURS[i], arm)
+            found = joined(results[name, arm])
+            _band(axes, np.abs(relative_gap(found)).clip(LEAST_SHOWN), COLOURS[i], arm)
+            certified = (found.certificate / np.abs(found.optimum)).clip(LEAST_SHOWN).mean(1)
+            axes.plot(certified, color=COLOURS[i], lw=1, ls="--", label=f"{arm}: certified gap")
 
 
 def _draw_inventory(results: Results, axes: Axes) -> None:

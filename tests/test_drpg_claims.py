@@ -74,6 +74,14 @@ def test_rows_of_a_descent_are_those_of_the_policies() -> None:
 
 
 @pytest.mark.usefixtures("short")
+def test_sweeps_with_a_budget_per_state() -> None:
+    sweeps = drpg_claims.EXPERIMENTS["garnet per state 10-5-10"].arms["value iteration"](3)
+    assert (sweeps.certificate >= np.abs(sweeps.cost - sweeps.optimum) - 1e-9).all()
+    assert (sweeps.certificate[1:] <= (0.95 + 1e-9) * sweeps.certificate[:-1]).all()
+    assert sweeps.cost.shape[1] == len(sweeps.optimum) == drpg_claims.INSTANCES
+
+
+@pytest.mark.usefixtures("short")
 @pytest.mark.parametrize("garnets", [SMALL, Garnets((5, 3, 5), "s")])
 def test_policies_under_kernels_of_the_set(garnets: Garnets) -> None:
     robust, plain = (judge(5, garnets=garnets, robust=which) for which in (True, False))
