@@ -461,14 +461,14 @@ def _record(experiment: Experiment) -> dict[str, Any]:
         "experiment": experiment.to_dict(),
         "sources": experiment.sources,
         "versions": versions,
-        "commit": _commit(),
+        "commit": find_commit(),
         "command": sys.argv,
         "human": human_checkpoint(experiment.advice),
         "machine": platform.platform(),
     }
 
 
-def _commit() -> str | None:
+def find_commit() -> str | None:
     """The checkout's commit, marked if there are changes; None for an installed package."""
     here = Path(__file__).resolve().parent
     try:

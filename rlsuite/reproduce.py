@@ -16,6 +16,7 @@ import torch
 from tqdm import tqdm
 
 from rlsuite import (
+    __version__,
     adherence_claims,
     adherence_report,
     drpg_claims,
@@ -26,6 +27,7 @@ from rlsuite import (
     hasac_claims,
     hasac_report,
 )
+from rlsuite.build import find_commit
 from rlsuite.claims import Claim, Results, Task, markdown, table_csv
 from rlsuite.errors import UserError
 
@@ -117,11 +119,13 @@ def reproduce(
     if processes < 1:
         raise UserError(f"--processes has to be 1 or more, not {processes}")
     folder.mkdir(parents=True, exist_ok=True)
+    commit = find_commit()  # before anything is measured: the checkout may move on
     began = time.monotonic()
     results = measure(paper, tasks, seed, folder, processes, quiet)
     claims = paper.claims(results)
-    head = f"# {paper.title}\n\nSeed {seed}. Uncertainties are standard errors over seeds, "
-    head += "intervals in brackets 95 % bootstrap intervals.\n\n"
+    code = f"rlsuite {__version__}" + (f" at commit {commit}" if commit else "")
+    head = f"# {paper.title}\n\nSeed {seed}, {code}. Uncertainties are standard errors over "
+    head += "repetitions, intervals in brackets 95 % bootstrap intervals.\n\n"
     files = [folder / "results.md", folder / "results.csv"]
     files[0].write_text(head + markdown(claims), "utf-8")
     files[1].write_text(table_csv(claims), "utf-8")

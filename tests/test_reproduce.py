@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from rlsuite import er_rr, reproduce
+from rlsuite import __version__, er_rr, reproduce
+from rlsuite.build import find_commit
 from rlsuite.claims import Claim, Gate, Task, markdown, mean_error, ratio_error, table_csv
 from rlsuite.cli import main
 from rlsuite.errors import UserError
@@ -150,7 +151,7 @@ def test_command_passes_and_fails_by_its_gates(
     assert "lifetime" in captured.err  # the progress
     table = (tmp_path / "results.md").read_text()
     assert PAPER.title in table
-    assert "Seed 0" in table
+    assert f"Seed 0, rlsuite {__version__} at commit {find_commit()}." in table
     monkeypatch.setitem(er_rr.ARMS, "RR-C", er_rr.ARMS["uniform"])
     assert main([*words, "--quiet"]) == 1
     (line,) = capsys.readouterr().err.splitlines()
