@@ -34,13 +34,13 @@ from rlsuite.agents.adversaries import (
 )
 from rlsuite.agents.robust_planning import (
     UNUSED,
-    evaluate,
     occupancy,
     optimality_gap,
     policy_gradient,
     softmax_gradient,
     total_cost,
 )
+from rlsuite.ambiguity import summed
 from rlsuite.errors import UserError
 from rlsuite.projections import project_simplex
 from rlsuite.robust import RobustMDP
@@ -50,7 +50,6 @@ from rlsuite.types import Metrics, State
 
 METRICS = {
     "cost/robust": "Cost of the policy against the adversary's kernel, mean over the instances.",
-    "cost/nominal": "Cost of the policy under the nominal kernel, mean over the instances.",
     "cost/best": "Least sum of that cost and its inner gap so far, which the solution has; mean.",
     "cost/gap": "Certified: the solution's robust cost exceeds the least by no more; greatest.",
     "inner/gap": "Greatest certified bound on what the adversary left out; 0 without certificate.",
@@ -153,6 +152,9 @@ class DRPG:
         self.cost = self.bound
         """(N,) J of the last iteration's policy against the adversary's kernel."""
         self.iteration = 0
+        most = torch.where(mdp.support, mdp.cost, -torch.inf).amax((1, 2, 3))
+        self._spread = most - torch.where(mdp.support, mdp.cost, torch.inf).amin((1, 2, 3))
+        """(N,) of the costs of a step."""
 
     @property
     def policy(self) -> Tensor:
@@ -180,7 +182,7 @@ class DRPG:
             lower = self.cost - optimality_gap(mdp, evaluation.v)
             self.lower = torch.maximum(self.lower, lower)
 
-        q = (kernel * mdp.target(evaluation.v)).sum(3)
+        q = summed(kernel * mdp.target(evaluation.v))
         d = occupancy(mdp, evaluation)
         if self.direct:
             gradient = policy_gradient(mdp, d, q)
@@ -194,11 +196,9 @@ class DRPG:
             logits = self.parameters - step[:, None, None] * gradient
             self.parameters = logits.log_softmax(2)
         self.iteration += 1
-        nominal = total_cost(mdp, evaluate(mdp, policy, mdp.nominal).v)
         certificate = {"cost/gap": self.gap} if self.adversary.certified else {}
         return {
             "cost/robust": self.cost.mean(),
-            "cost/nominal": nominal.mean(),
             "cost/best": self.bound.mean(),
             **certificate,
             "inner/gap": gap.max(),
@@ -211,9 +211,7 @@ class DRPG:
         """(N,) eps_t in units of the cost."""
         mdp, tolerance = self.mdp, self.config.tolerance
         decay = mdp.discount if tolerance.decay is None else tolerance.decay
-        most = torch.where(mdp.support, mdp.cost, -torch.inf).amax((1, 2, 3))
-        spread = most - torch.where(mdp.support, mdp.cost, torch.inf).amin((1, 2, 3))
-        return tolerance.initial * decay**self.iteration * spread / (1 - mdp.discount)
+        return tolerance.initial * decay**self.iteration * self._spread / (1 - mdp.discount)
 
     def state_dict(self) -> State:
         """Policy, best policy, and what the adversary keeps."""

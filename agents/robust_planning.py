@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from rlsuite.ambiguity import L1
+from rlsuite.ambiguity import L1, summed
 from rlsuite.errors import UserError
 from rlsuite.robust import RobustMDP
 from rlsuite.types import Metrics, State
@@ -123,7 +123,7 @@ def assess(mdp: RobustMDP, policy: Tensor, kernel: Tensor) -> tuple[Evaluation, 
     v = evaluation.v
     z = mdp.target(v)
     worst = mdp.worst(z, policy)
-    rise = ((policy * (worst * z).sum(-1)).sum(-1) - v).amax(1)
+    rise = (summed(policy * summed(worst * z)) - v).amax(1)
     gap = torch.where(rise > _noise(v), rise, 0) / (1 - mdp.discount)
     return evaluation, worst, gap
 

@@ -76,7 +76,7 @@ class L1:
         """Half the radius moves from the cheapest successors to the dearest: one sort."""
         to_best = _dearest(z, support)[1]
         moved = _hand_out(self.radius[..., None] / 2, nominal, z.argsort(-1))
-        return nominal - moved + to_best * moved.sum(-1, keepdim=True)
+        return nominal - moved + to_best * summed(moved)[..., None]
 
     def improve(self, z: Tensor, nominal: Tensor, support: Tensor) -> tuple[Tensor, Tensor]:
         """The action whose worst case is cheapest."""
@@ -310,6 +310,12 @@ def _tensor(radius: ArrayLike | Tensor) -> Tensor:
     return torch.as_tensor(radius, dtype=torch.float64)
 
 
+def summed(values: Tensor) -> Tensor:
+    """(..., B) summed over the successors: (...)."""
+    # Over so few a sum takes the CPU six times as long as this product.
+    return values @ values.new_ones(values.shape[-1])
+
+
 def _dearest(z: Tensor, support: Tensor) -> tuple[Tensor, Tensor]:
     """(..., 1) greatest z of the support, and (..., B) bool, where its first occurrence is."""
     best, index = torch.where(support, z, -torch.inf).max(-1, keepdim=True)
@@ -339,7 +345,7 @@ def _one_hot(cost: Tensor) -> Tensor:
 def _greedy(
     ambiguity: AmbiguitySet, z: Tensor, nominal: Tensor, support: Tensor
 ) -> tuple[Tensor, Tensor]:
-    q = (ambiguity.worst(z, nominal, support, torch.empty(0)) * z).sum(-1)
+    q = summed(ambiguity.worst(z, nominal, support, torch.empty(0)) * z)
     return _one_hot(q), q.amin(-1)
 
 
