@@ -160,8 +160,9 @@ def test_an_own_problem_without_a_certificate_and_with_the_paper_s_inner_loop(
 ) -> None:
     config = tmp_path / "own.toml"
     config.write_text('algorithm = "drpg"\n[env]\nid = "tests.test_solving:make"\n')
+    often = {"plan__total_iterations": "20", "run__log_every_transitions": "1"}
     ascent, nominal = (
-        train(tmp_path / name, str(config), agent__adversary=name, plan__total_iterations="20")
+        train(tmp_path / name, str(config), agent__adversary=name, **often)
         for name in ("ascent", "nominal")
     )
     for folder in (ascent, nominal):
