@@ -96,11 +96,14 @@ class ExactAdversary:
         _ = mdp.rectangular
         self.mdp = mdp
         self.v: Tensor | None = None
+        self._worst: Tensor | None = None
+        """Against those values, where that is the same for every policy."""
 
     def respond(self, policy: Tensor, tolerance: Tensor) -> Response:
         """Exact to round-off; the values of the policy before save a solve."""
-        response = robust_evaluate(self.mdp, policy, self.v)
+        response = robust_evaluate(self.mdp, policy, self.v, worst=self._worst)
         self.v = response.evaluation.v
+        self._worst = None if self.mdp.rectangular.per_state else response.worst
         return response
 
     def state_dict(self) -> State:
@@ -110,6 +113,7 @@ class ExactAdversary:
     def load_state_dict(self, state: State) -> None:
         """Continue bit for bit."""
         self.v = state["v"].clone() if "v" in state else None
+        self._worst = None
 
 
 class GradientAdversary:

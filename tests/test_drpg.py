@@ -3,6 +3,7 @@
 The linear programs and exact planners are tested elsewhere; here they are the oracle.
 """
 
+import copy
 import csv
 import itertools
 import math
@@ -509,3 +510,17 @@ def test_interrupted_runs_end_like_an_uninterrupted_one(name: str, tmp_path: Pat
     for key, value in state.items():
         assert torch.equal(other[key], value) if isinstance(value, Tensor) else other[key] == value
     assert math.isfinite(float(rows[-1]["cost/best"]))
+
+
+def test_a_solver_that_went_on_can_be_taken_back() -> None:
+    """What the adversary remembers beside its state is of values that it no longer has."""
+    mdp = garnet(15, 8, 3, instances=5, seed=1)
+    solver = DRPG(mdp, policy=garnet_policy(mdp, 1))
+    run(solver, 1)
+    state = copy.deepcopy(solver.state_dict())
+    first = [solver.iterate() for _ in range(3)]
+    run(solver, 20)
+    solver.load_state_dict(state)
+    for metrics in first:
+        for name, value in solver.iterate().items():
+            assert torch.equal(value, metrics[name]), name
