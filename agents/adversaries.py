@@ -101,7 +101,7 @@ class ExactAdversary:
 
     def respond(self, policy: Tensor, tolerance: Tensor) -> Response:
         """Exact to round-off; the values of the policy before save a solve."""
-        response = robust_evaluate(self.mdp, policy, self.v, worst=self._worst)
+        response = robust_evaluate(self.mdp, policy, self.v, kernel=self._worst)
         self.v = response.evaluation.v
         self._worst = None if self.mdp.rectangular.per_state else response.worst
         return response

@@ -138,7 +138,7 @@ def robust_evaluate(
     policy: Tensor,
     v: Tensor | None = None,
     *,
-    worst: Tensor | None = None,
+    kernel: Tensor | None = None,
     max_steps: int = 1000,
 ) -> Response:
     """The worst kernel for a fixed policy, exact: policy iteration of nature, 2 to 4 solves.
@@ -147,12 +147,12 @@ def robust_evaluate(
         mdp: with a rectangular set.
         policy: (N, S, X).
         v: (N, S) values of a similar policy, which save a solve.
-        worst: the worst kernel against v and the policy, if it is known.
+        kernel: the worst one against v and the policy, if it is known.
         max_steps: a guard; the values never fall, so that it stops by itself.
     """
     # Without values z is any cost to go; the nominal's are a good guess.
     v = evaluate(mdp, policy, mdp.nominal).v if v is None else v
-    kernel = mdp.worst(mdp.target(v), policy) if worst is None else worst
+    kernel = mdp.worst(mdp.target(v), policy) if kernel is None else kernel
     for step in range(1, max_steps + 1):
         evaluation, worst, gap = assess(mdp, policy, kernel)
         if step == max_steps or not bool((gap > 0).any()):
