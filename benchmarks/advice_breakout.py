@@ -12,16 +12,14 @@ that of the human alone in the same 100 games, whose bootstrap 95 % interval ove
 
 from __future__ import annotations
 
-import json
 import sys
 from statistics import mean
 from typing import Any
 
 import numpy as np
-from advice_runs import Rows, commit, measure, options, record
+from advice_runs import Rows, find_commit, finish, measure, options
 
 from rlsuite import stats
-from rlsuite.advice_report import table
 
 AWARE = "aadqn/breakout"
 CONFIGS = (AWARE, "blind_dqn/breakout", "dqn/advice_breakout")
@@ -44,15 +42,10 @@ def verdict(rows: Rows) -> dict[str, Any]:
 
 
 def main() -> int:
-    """Print the table and what is demanded, and write everything; 1 if a demand is not met."""
-    given, made_at = options(__doc__, "advice-breakout", range(3)), commit()
+    """Train, measure and judge; 1 if a demand is not met."""
+    given, commit = options(__doc__, "advice-breakout", range(3)), find_commit()
     scores, rows, _ = measure(CONFIGS, given, EPISODES)
-    result = record(made_at, verdict(rows), scores, rows)
-    if given.out:
-        given.out.write_text(json.dumps(result, indent=1) + "\n")
-    print(table(scores))
-    print(json.dumps(result["demanded"], indent=1))
-    return 0 if all(check["met"] for check in result["demanded"].values()) else 1
+    return finish(given, commit, verdict(rows), scores, rows)
 
 
 if __name__ == "__main__":

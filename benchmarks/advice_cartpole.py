@@ -12,7 +12,6 @@ the states it comes to, within 0.05 of the truth.
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -20,10 +19,9 @@ from statistics import mean
 from typing import Any
 
 import torch
-from advice_runs import Rows, commit, measure, options, record
+from advice_runs import Rows, find_commit, finish, measure, options
 
 from rlsuite.advice import to_exclusive
-from rlsuite.advice_report import table
 from rlsuite.build import build_evaluation, load
 from rlsuite.config import load_experiment
 from rlsuite.envs import AdviceVectorEnv
@@ -78,18 +76,13 @@ def verdict(rows: Rows) -> dict[str, Any]:
 
 
 def main() -> int:
-    """Print the table and what is demanded, and write everything; 1 if a demand is not met."""
-    given, made_at = options(__doc__, "advice-cartpole", range(5)), commit()
+    """Train, measure and judge; 1 if a demand is not met."""
+    given, commit = options(__doc__, "advice-cartpole", range(5)), find_commit()
     scores, rows, folders = measure(CONFIGS, given, EPISODES)
     for row in rows:
         if row["config"] == AWARE:
             row["theta_ex"], row["theta_ex, truth"] = believed(folders[AWARE, row["seed"]])
-    result = record(made_at, verdict(rows), scores, rows)
-    if given.out:
-        given.out.write_text(json.dumps(result, indent=1) + "\n")
-    print(table(scores))
-    print(json.dumps(result["demanded"], indent=1))
-    return 0 if all(check["met"] for check in result["demanded"].values()) else 1
+    return finish(given, commit, verdict(rows), scores, rows)
 
 
 if __name__ == "__main__":

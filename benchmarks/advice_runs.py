@@ -20,7 +20,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from rlsuite.advice_report import Score, compare, to_json
+from rlsuite.advice_report import Score, compare, table, to_json
 from rlsuite.build import resume, train
 from rlsuite.config import load_experiment
 
@@ -80,11 +80,15 @@ def measure(
     return scores, rows, folders
 
 
-def record(
-    commit: str, demanded: dict[str, Any], scores: dict[str, Sequence[Score]], rows: Rows
-) -> dict[str, Any]:
-    """What is written of a benchmark."""
-    return {
+def finish(
+    given: argparse.Namespace,
+    commit: str,
+    demanded: dict[str, Any],
+    scores: dict[str, Sequence[Score]],
+    rows: Rows,
+) -> int:
+    """Print the table and what is demanded, write everything; 1 if a demand is not met."""
+    result = {
         "command": " ".join(["python", *sys.argv]),
         "commit": commit,
         "machine": platform.platform(),
@@ -93,8 +97,13 @@ def record(
         "human alone": to_json({"": scores["human alone"]})[""][0],
         "runs": rows,
     }
+    if given.out:
+        given.out.write_text(json.dumps(result, indent=1) + "\n")
+    print(table(scores))
+    print(json.dumps(demanded, indent=1))
+    return 0 if all(check["met"] for check in demanded.values()) else 1
 
 
-def commit() -> str:
+def find_commit() -> str:
     """Of the checkout, as it is now."""
     return subprocess.run(COMMIT, capture_output=True, text=True, check=False).stdout.strip()

@@ -295,7 +295,11 @@ class RobustMDP:
 
 def _check_set(ambiguity: object) -> None:
     if not isinstance(ambiguity, AmbiguitySet | TiltedKernel):
-        given = ambiguity.__name__ if isinstance(ambiguity, type) else repr(ambiguity)
+        given = (
+            f"the class {ambiguity.__name__}"
+            if isinstance(ambiguity, type)
+            else f"of type {type(ambiguity).__name__}"
+        )
         raise UserError(f"ambiguity is {given}, has to be a set, such as rlsuite.ambiguity.L1(0.2)")
 
 
