@@ -167,20 +167,23 @@ class _Group:
         assert self.in_flight is not None
         (actions, extra), self.in_flight = self.in_flight, None
         before, obs_before = self._lives, self.obs
-        # What needs no result is done while the games play.
+        # What needs no result is done while the games play: afterwards they wait, and they have
+        # filled the caches, so that every further call here takes several times as long.
         self._actions.append(actions)
         self._lengths += 1
         is_late = self._lengths >= self._step_limit
         action, truncated = torch.from_numpy(actions), torch.from_numpy(is_late)
+        some_are_late = np.count_nonzero(is_late)
         obs, reward, is_over, _, info = self._games.recv()
         self._lives = info["lives"]
         self._returns += reward
-        terminated = is_over
-        if self._life_ends:  # some games go on for a moment with 0 lives
-            terminated = is_over | ((self._lives < before) & (self._lives > 0))
+        terminated, is_lost = is_over, self._lives < before
+        if self._life_ends and np.count_nonzero(is_lost):
+            # Some games go on for a moment with 0 lives.
+            terminated = is_over | (is_lost & (self._lives > 0))
         self.obs = next_obs = torch.from_numpy(obs)
         episodes: list[Episode] = []
-        if (is_over | is_late).any():
+        if some_are_late or np.count_nonzero(is_over):
             next_obs = self.obs.clone()
             if is_over.any():
                 next_obs.numpy()[is_over] = info["final_obs"][is_over]
@@ -188,7 +191,7 @@ class _Group:
         step = Step(
             obs_before,
             action,
-            torch.from_numpy(np.sign(reward).astype(np.float32)),
+            torch.from_numpy(np.sign(reward, dtype=np.float32)),
             next_obs,
             torch.from_numpy(terminated),
             truncated,
@@ -465,8 +468,9 @@ class AtariVectorEnv:
 
     def _encode(self, action: Tree) -> Array:
         actions = self._codec.encode(action)
-        if actions.min() < 0 or actions.max() >= self._num_actions:  # the games would hang
-            raise ValueError(f"actions are 0 to {self._num_actions - 1}, not {actions.tolist()}")
+        listed = actions.tolist()  # whose extremes take less time than the array's
+        if min(listed) < 0 or max(listed) >= self._num_actions:  # the games would hang
+            raise ValueError(f"actions are 0 to {self._num_actions - 1}, not {listed}")
         return actions
 
     def _check_ready(self) -> None:
