@@ -13,9 +13,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from importlib.metadata import version
-from multiprocessing import get_context
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -23,6 +21,7 @@ from typing import Any
 from rlsuite.advice_report import Score, compare, table, to_json
 from rlsuite.build import resume, train
 from rlsuite.config import load_experiment
+from rlsuite.reproduce import single_threaded
 
 COMMIT = ["git", "describe", "--always", "--dirty", "--abbrev=40"]
 Rows = list[dict[str, Any]]
@@ -65,7 +64,7 @@ def measure(
     shared = {"plan.total_transitions": str(total)} if total else {}
     # By seed, so that what an interruption leaves is whole tables of fewer seeds.
     tasks = [(name, seed) for seed in given.seeds for name in configs]
-    with ProcessPoolExecutor(given.jobs, mp_context=get_context("spawn")) as pool:
+    with single_threaded(given.jobs) as pool:
         work = functools.partial(run, runs=given.runs, shared=shared)
         folders = dict(zip(tasks, pool.map(work, tasks), strict=True))
     scores: dict[str, Sequence[Score]] = {}

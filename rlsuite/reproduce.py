@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import difflib
 import os
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from functools import partial
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,6 +32,9 @@ from rlsuite import (
 from rlsuite.build import find_commit
 from rlsuite.claims import Claim, Results, Task, markdown, table_csv
 from rlsuite.errors import UserError
+
+GRACE_SECONDS = 60
+"""What a run has to save itself when the process that measures has been killed."""
 
 
 class Paper(NamedTuple):
@@ -177,9 +182,7 @@ def _work(
         finally:
             torch.set_num_threads(threads)
         return
-    # A fork of a process with threads may hang.
-    context = get_context("spawn")
-    with ProcessPoolExecutor(processes, context, torch.set_num_threads, (1,)) as pool:
+    with single_threaded(processes) as pool:
         running: dict[Future[Any], int] = {}
         for i, task in enumerate(tasks):
             # No more than run at once: what waits in the pool would still begin after Ctrl-C.
@@ -188,6 +191,26 @@ def _work(
             running[pool.submit(run, task)] = i
         while running:
             yield from _ended(running)
+
+
+def single_threaded(processes: int) -> ProcessPoolExecutor:
+    """Processes of one thread each, which end with this one, by whatever signal that ends."""
+    # A fork of a process with threads may hang.
+    return ProcessPoolExecutor(processes, get_context("spawn"), _begin_process)
+
+
+def _begin_process() -> None:
+    torch.set_num_threads(1)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    assert parent is not None
+    parent.join()
+    os.kill(os.getpid(), signal.SIGTERM)  # a run saves itself
+    time.sleep(GRACE_SECONDS)
+    os._exit(1)
 
 
 def _ended(running: dict[Future[Any], int]) -> Iterator[tuple[int, Any]]:

@@ -2,6 +2,11 @@
 
 import csv
 import math
+import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -115,6 +120,27 @@ def test_figures_do_not_depend_on_processes() -> None:
     alone, together = measure(PAPER, tasks, 3, UNUSED), measure(PAPER, tasks, 3, UNUSED, 2)
     assert alone == together
     assert alone != measure(PAPER, tasks, 4, UNUSED)
+
+
+def test_workers_end_with_whoever_is_killed() -> None:
+    program = """
+import os, time
+from rlsuite.reproduce import single_threaded
+pool = single_threaded(1)
+print(pool.submit(os.getpid).result(), flush=True)
+pool.submit(time.sleep, 600).result()
+"""
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None
+        worker = int(parent.stdout.readline())
+        parent.kill()
+    until = time.monotonic() + 20
+    while Path(f"/proc/{worker}").exists() and time.monotonic() < until:
+        time.sleep(0.05)
+    alive = Path(f"/proc/{worker}").exists()
+    if alive:
+        os.kill(worker, signal.SIGKILL)
+    assert not alive
 
 
 def test_claims_by_hand() -> None:
