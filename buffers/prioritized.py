@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from rlsuite.buffers.sums import Array, Sums, make_sums, namespace
+from rlsuite.errors import NotFiniteError
 from rlsuite.rng import generator
 from rlsuite.types import State
 
@@ -93,14 +94,14 @@ def prioritize(
 
 
 def require_numbers(error: Tensor, greatest: Any) -> None:
-    """Raises ValueError for (B,) errors that are infinite or no number, naming the first.
+    """Raises NotFiniteError for (B,) errors that are infinite or no number, naming the first.
 
     ``greatest`` is 0-d, of their sizes: no number if any is none. On the CPU alone: elsewhere the
     host would have to wait for the device.
     """
     if error.is_cpu and not math.isfinite(float(greatest)):
         place = int(error.isfinite().logical_not().nonzero()[0])
-        raise ValueError(f"priority {place} of the batch is infinite or no number")
+        raise NotFiniteError(f"priority {place} of the batch is infinite or no number")
 
 
 def lap(alpha: float = 0.4, least: float = 1.0) -> Priority:

@@ -6,6 +6,7 @@ import functools
 import importlib.metadata
 import json
 import platform
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -264,6 +265,7 @@ def _run(experiment: Experiment, folder: Path, quiet: bool, *, is_new: bool) -> 
         job = _build_training(experiment)
     if is_new:  # only now: most mistakes have shown by here
         _write_record(experiment, folder)
+    begun = False
     try:
         with Run(
             folder,
@@ -275,7 +277,14 @@ def _run(experiment: Experiment, folder: Path, quiet: bool, *, is_new: bool) -> 
             quiet=quiet,
             unit=job.unit,
         ) as run:
-            job.loop(run)
+            try:
+                job.loop(run)
+            finally:
+                begun = run.transitions > 0
+    except UserError:
+        if is_new and not begun:  # so that the command, put right, can be given again
+            shutil.rmtree(folder)
+        raise
     finally:
         job.close()
     return run.evaluations[-1]

@@ -447,8 +447,10 @@ def _check_rollout(env: EnvConfig, plan: RolloutPlan, **rest: Any) -> list[str]:
     return problems
 
 
-def _check_replay(env: EnvConfig, plan: ReplayPlan, replay: ReplayConfig, **rest: Any) -> list[str]:
-    problems = []
+def _check_replay(
+    agent: Any, env: EnvConfig, plan: ReplayPlan, replay: ReplayConfig, sampler: Any, **rest: Any
+) -> list[str]:
+    problems = _check_loss(agent, replay.sampler, sampler)
     if plan.warmup_transitions >= plan.total_transitions:
         problems.append(
             f"plan.warmup_transitions ({plan.warmup_transitions:,}) leaves nothing to learn of "
@@ -458,4 +460,30 @@ def _check_replay(env: EnvConfig, plan: ReplayPlan, replay: ReplayConfig, **rest
         problems.append(
             f"replay.capacity ({replay.capacity:,}) is less than env.num_envs * replay.n_step"
         )
+    first = min(plan.warmup_transitions + env.num_envs, replay.capacity)
+    first -= env.num_envs * (replay.n_step - 1)  # whose sums go on
+    if getattr(sampler, "draw", None) == "distinct" and plan.batch_size > first:
+        problems.append(
+            f"plan.batch_size ({plan.batch_size:,}) is more than the {max(first, 0):,} different "
+            "transitions that plan.warmup_transitions and replay.capacity leave to a first batch"
+        )
     return problems
+
+
+def _check_loss(agent: Any, name: str, sampler: Any) -> list[str]:
+    """Without importance weights only the Huber loss has the gradient that is meant."""
+    if name not in ("lap", "rrm"):
+        return []
+    for key in ("loss", "critic_loss"):
+        if getattr(agent, key, "huber") != "huber":
+            return [
+                f"agent.{key} is {getattr(agent, key)!r} but should be 'huber', with "
+                f"agent.huber_threshold = {sampler.least}: replay.sampler {name!r} has no "
+                "importance weights"
+            ]
+    threshold = getattr(agent, "huber_threshold", sampler.least)
+    if threshold != sampler.least:
+        return [
+            f"agent.huber_threshold ({threshold}) and sampler.least ({sampler.least}) must be equal"
+        ]
+    return []

@@ -16,7 +16,7 @@ import filelock
 from torch import Tensor
 
 from rlsuite.checkpoint import CheckpointStore, find_nonfinite
-from rlsuite.errors import UserError
+from rlsuite.errors import NotFiniteError, UserError
 from rlsuite.evaluate import Assessment, read_assessment
 from rlsuite.logger import METRICS, MetricsLog, Progress
 from rlsuite.settings import Count, PositiveCount, settings
@@ -187,7 +187,7 @@ class Run:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Give signals and folder back and close the log."""
+        """Give signals and folder back and close the log; NotFiniteError becomes UserError."""
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
         if hasattr(self, "_progress"):
@@ -195,6 +195,14 @@ class Run:
         if hasattr(self, "_log"):
             self._log.close()
         self._lock.release()
+        if isinstance(error, NotFiniteError):
+            raise self._not_finite(str(error)) from error
+
+    def _not_finite(self, what: str) -> UserError:
+        return UserError(
+            f"{what} at {self.transitions:,} transitions; the last good checkpoint is kept in "
+            f"{self._store.folder}"
+        )
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self._stop_signal is not None:
@@ -213,10 +221,7 @@ class Run:
         values = self._window.means()
         for name, value in values.items():
             if value != value or value in (float("inf"), float("-inf")):
-                raise UserError(
-                    f"{name} is {value} at {self.transitions:,} transitions; the last good "
-                    f"checkpoint is kept in {self._store.folder}"
-                )
+                raise self._not_finite(f"{name} is {value}")
             if name not in self._alarms:
                 continue
             self._trends.setdefault(name, [value, math.inf, 0])[0] = value
@@ -263,10 +268,7 @@ class Run:
         learned = {name: state[name] for name in ("agent", "solver") if name in state}
         bad = find_nonfinite(learned)
         if bad:
-            raise UserError(
-                f"{bad} is not finite at {self.transitions:,} transitions; the last good "
-                f"checkpoint is kept in {self._store.folder}"
-            )
+            raise self._not_finite(f"{bad} is not finite")
         state["run"] = {
             "transitions": self.transitions,
             "seconds": self._seconds + time.monotonic() - self._began,

@@ -68,6 +68,8 @@ def _settings_in(cls: type, name: str) -> type | None:
 def unknown_setting(key: str, known: list[str]) -> str:
     """What to say of a setting that there is not."""
     near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    if not known:
+        return f"unknown setting {key}; there are none here"
     hint = f"did you mean {near[0]}?" if near else f"known are: {', '.join(known)}"
     return f"unknown setting {key}; {hint}"
 

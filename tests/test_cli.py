@@ -226,6 +226,33 @@ def test_a_nan_names_the_tensor_and_keeps_the_last_good_checkpoint(
     assert [p.name for p in (folder / "checkpoints").glob("0*")] == ["000000000210"]
 
 
+@pytest.mark.parametrize("sampler", ["uniform", "prioritized", "rank"])
+def test_what_diverges_is_told_in_one_line(
+    sampler: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    message = failure(
+        capsys,
+        *("train", "dqn/cartpole", "--quiet", "--folder", tmp_path / "run"),
+        *("--agent.optimizer", "SGD", "--agent.lr", "1e30", "--replay.sampler", sampler),
+        *("--plan.warmup_transitions", "70", "--plan.total_transitions", "300"),
+        *("--run.log_every_transitions", "10"),
+    )
+    assert "the last good checkpoint is kept in" in message
+    assert ("priority" in message) == (sampler != "uniform")
+
+
+def test_a_replay_that_is_refused_leaves_no_run_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run"
+    words = ["train", "dqn/cartpole", "--quiet", "--folder", folder, "--plan.total_transitions"]
+    words += ["300", "--plan.warmup_transitions", "100"]
+    message = failure(capsys, *words, "--replay.capacity", "100_000_000_000")
+    assert "capacity" in message
+    assert not folder.exists()
+    assert main([*map(str, words), "--replay.capacity", "1_000"]) == 0
+
+
 def test_train_leaves_what_it_says(trained: Path) -> None:
     names = {path.name for path in trained.iterdir()}
     assert names - {"lock"} == {

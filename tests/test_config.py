@@ -175,6 +175,58 @@ def test_mistakes_in_uncertain_physics(config: str, bounds: str, message: str) -
     assert message in str(caught.value)
 
 
+MSE = {"agent.loss": "mse"}
+HUBER = {"agent.loss": "huber", "agent.huber_threshold": "0.5"}
+
+
+@pytest.mark.parametrize(
+    ("config", "overrides", "message"),
+    [
+        ("dqn/cartpole", MSE | {"replay.sampler": "lap"}, "agent.loss is 'mse' but should be"),
+        ("dqn/cartpole", MSE | {"replay.sampler": "rrm"}, "agent.huber_threshold = 0.01"),
+        ("hasac/spread", {"replay.sampler": "lap"}, "agent.critic_loss is 'square' but"),
+        (
+            "dqn/cartpole",
+            HUBER | {"replay.sampler": "lap"},
+            "agent.huber_threshold (0.5) and sampler.least (1.0) must be equal",
+        ),
+        ("dqn/cartpole", HUBER | {"replay.sampler": "lap", "sampler.least": "0.5"}, None),
+        ("dqn/cartpole", MSE | {"replay.sampler": "prioritized"}, None),
+    ],
+)
+def test_a_loss_without_importance_weights(
+    config: str, overrides: dict[str, str], message: str | None
+) -> None:
+    if message is None:
+        load_experiment(config, overrides)
+        return
+    with pytest.raises(UserError) as caught:
+        load_experiment(config, overrides)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "available"),
+    [
+        ({"plan.warmup_transitions": "55"}, 56),
+        ({"replay.capacity": "40"}, 40),
+        ({"plan.warmup_transitions": "65", "replay.n_step": "4"}, 63),
+        ({"plan.warmup_transitions": "66", "replay.n_step": "4"}, None),
+    ],
+)
+def test_a_first_batch_of_different_transitions(
+    overrides: dict[str, str], available: int | None
+) -> None:
+    distinct = {"replay.sampler": "prioritized", "sampler.draw": "distinct"}
+    distinct |= {"env.num_envs": "1", "plan.batch_size": "64"}
+    load_experiment("dqn/cartpole", distinct | overrides | {"sampler.draw": "stratified"})
+    if available is None:
+        load_experiment("dqn/cartpole", distinct | overrides)
+        return
+    with pytest.raises(UserError, match=rf"batch_size \(64\) is more than the {available} differ"):
+        load_experiment("dqn/cartpole", distinct | overrides)
+
+
 def test_a_sampler_brings_its_own_settings() -> None:
     assert set(get_args(SamplerName)) == set(SAMPLERS)
     experiment = load_experiment("sac/pendulum", {"replay.sampler": "lap", "sampler.alpha": "0.5"})

@@ -174,6 +174,8 @@ groups = 2
 time_limit = 60
 [agent]
 hidden = [16]
+loss = "huber"
+huber_threshold = 0.01
 [replay]
 capacity = 701
 sampler = "rrm"
