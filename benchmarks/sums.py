@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 
 from rlsuite.buffers.sum_tree import TreeSums
-from rlsuite.buffers.sums import FLAT_LIMIT, BlockSums, FlatSums, Sums
+from rlsuite.buffers.sums import FLAT_LIMIT, Array, BlockSums, FlatSums, Sums
 
 COMMIT = ["git", "describe", "--always", "--dirty", "--abbrev=40"]
 BATCH = 256
@@ -44,15 +44,15 @@ def microseconds(call: Callable[[], object], device: torch.device, repeats: int)
 
 def measure(form: Callable[[], Sums], capacity: int, device: torch.device, repeats: int) -> float:
     sums, generator = form(), torch.Generator(device).manual_seed(0)
-    sums.set(
-        torch.arange(capacity, device=device),
-        torch.rand(capacity, dtype=torch.float64, device=device, generator=generator),
-    )
-    weights = torch.rand(BATCH, dtype=torch.float64, device=device, generator=generator)
+
+    def numbers(n: int) -> Array:
+        return sums.array(torch.rand(n, dtype=torch.float64, device=device, generator=generator))
+
+    sums.set(sums.array(torch.arange(capacity, device=device)), numbers(capacity))
+    weights = numbers(BATCH)
 
     def turn() -> None:
-        part = torch.rand(BATCH, dtype=torch.float64, device=device, generator=generator)
-        sums.set(sums.find(part), weights)
+        sums.set(sums.find(numbers(BATCH)), weights)
 
     for _ in range(3):
         turn()
