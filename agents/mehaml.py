@@ -15,7 +15,6 @@ Trained by ``rlsuite.loops.replay_loop``.
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import pairwise
 from typing import Any, cast
 
 import gymnasium as gym
@@ -143,41 +142,36 @@ def me_hatrpo(
 def check_mirror(mirror: Mirror, *, seed: int = 0) -> list[str]:
     """What an instance breaks of the template's conditions; empty if nothing was found.
 
-    Tries (D1) that a drift is not negative, and zero at the old policy; (D2) that its gradient
-    there is zero; (U1) that a neighbourhood holds the old policy and those close to it: on random
-    policies of Box, Discrete and MultiDiscrete spaces. Then it takes exact steps in a matrix game
-    of three equilibria, in float64: the soft value must not fall, and the policies must end in a
-    quantal response equilibrium. Takes seconds.
+    Tries that a drift is one finite number for each row, with a gradient; (D1) that it is not
+    negative, and zero at the old policy; (D2) that its gradient there is zero; (U1) that a
+    neighbourhood holds the old policy and those close to it: on random policies of Box, Discrete
+    and MultiDiscrete spaces, the latter with all actions and with masks. Then it takes exact steps
+    in a matrix game of three equilibria, in float64: the soft value must not fall, and the policies
+    must end in a quantal response equilibrium. Takes seconds.
     """
     found: list[str] = []
     for space in (Box(-1.0, 1.0, (2,)), Discrete(4), MultiDiscrete([3, 2])):
-        found += [f"{space}: {problem}" for problem in _check_conditions(mirror, space, seed)]
+        for masked in (False, True) if not isinstance(space, Box) else (False,):
+            where = f"{space}{', masked' if masked else ''}"
+            problems = _check_conditions(mirror, space, seed, masked=masked)
+            found += [f"{where}: {problem}" for problem in problems]
     return found + _check_steps(mirror, seed)
 
 
-def _check_conditions(mirror: Mirror, space: gym.Space[Any], seed: int) -> list[str]:
+def _check_conditions(
+    mirror: Mirror, space: gym.Space[Any], seed: int, *, masked: bool
+) -> list[str]:
     random = generator(seed, "check mirror", str(space))
     make = {"generator": random, "device": torch.device("cpu")}
     actor = make_actor(Box(-1.0, 1.0, (4,)), space, (16,), "check_mirror", **make)  # type: ignore[arg-type]
     obs = torch.randn(64, 4, generator=random)
-    weight = torch.ones(64)
-    old = actor(obs).detach().double()
-
-    def drift(distance: float, direction: Tensor) -> Tensor:
-        return torch.zeros(64) + mirror.drift(actor, old + distance * direction, old, None)
-
-    found = []
-    direction = torch.randn(old.shape, generator=random, dtype=torch.float64)
-    if bool((drift(0.0, direction).abs() > 1e-9).any()):
-        found.append("D1: a drift at the old policy that is not zero")
-    if min(float(drift(distance, direction).min()) for distance in (1e-3, 1.0)) < -1e-9:
-        found.append("D1: a drift below zero")
-    near, far = drift(1e-3, direction), drift(2e-3, direction)
-    # Without a first derivative it grows by the square of the distance, or faster.
-    if bool(((near.abs() > 1e-12) & (far.abs() < 3.0 * near.abs())).any()):
-        found.append("D2: a drift whose derivative at the old policy is not zero")
+    old = actor(obs).detach()
+    mask = torch.ones(old.shape, dtype=torch.int8) if masked else None
+    if mask is not None:
+        mask[::2, 1] = 0
+    found = _check_drift(mirror, actor, old.double(), mask, random)
     for distance in (0.0, 1e-4):
-        limit = mirror.neighbourhood(actor, obs, actor(obs).detach(), None, weight)
+        limit = mirror.neighbourhood(actor, obs, actor(obs).detach(), mask, torch.ones(64))
         params = list(actor.parameters())
         with torch.no_grad():
             for p in params:
@@ -187,6 +181,35 @@ def _check_conditions(mirror: Mirror, space: gym.Space[Any], seed: int) -> list[
         if not all(torch.equal(p, q) for p, q in zip(params, asked, strict=True)):
             found.append(f"U1: a policy at distance {distance} from the old one is not allowed")
     return found
+
+
+def _check_drift(
+    mirror: Mirror, actor: Actor, old: Tensor, mask: Tensor | None, random: torch.Generator
+) -> list[str]:
+    direction = torch.randn(old.shape, generator=random, dtype=torch.float64).requires_grad_()
+    drifts = []
+    for distance in (0.0, 1e-3, 2e-3, 1.0):
+        drift = torch.as_tensor(mirror.drift(actor, old + distance * direction, old, mask))
+        # A number, which has no gradient, may stand for no drift.
+        if drift.shape != old.shape[:1] and (drift.shape or drift.requires_grad):
+            return [
+                f"a drift of shape {tuple(drift.shape)}, where {len(old)} rows need a number each"
+            ]
+        drifts.append(drift.detach())
+    acts = drift.requires_grad or not drift.any()
+    still, near, far, farther = drifts
+    if not bool(torch.stack([drift.isfinite().all() for drift in drifts]).all()):
+        return ["D1: a drift that is infinite or no number"]
+    problems = {
+        "D1: a drift at the old policy that is not zero": (still.abs() > 1e-9).any(),
+        "D1: a drift below zero": (near < -1e-9).any() | (farther < -1e-9).any(),
+        # Without a first derivative it grows by the square of the distance, or faster.
+        "D2: a drift whose derivative at the old policy is not zero": (
+            (near.abs() > 1e-12) & (far.abs() < 3.0 * near.abs())
+        ).any(),
+        "a drift without a gradient holds nothing back": not acts,
+    }
+    return [problem for problem, is_there in problems.items() if is_there]
 
 
 class _Table(nn.Module):
@@ -217,11 +240,11 @@ def _check_steps(mirror: Mirror, seed: int, temperature: float = 10.0) -> list[s
             policies[agent] = _step(mirror, like, policies[agent], score, temperature)
         values.append(float(soft_value(game, policies, temperature)))
     found = []
-    worst = min(b - a for a, b in pairwise(values))
-    if worst < -1e-9:
+    worst = float(torch.tensor(values, dtype=torch.float64).diff().min())
+    if not worst >= -1e-9:  # nor is it no number
         found.append(f"the soft value falls by {-worst:.3g} in a sweep of a matrix game")
     residual = float(quantal_residual(game.payoff, policies, temperature))
-    if residual > 1e-6:
+    if not residual <= 1e-6:
         found.append(f"a matrix game ends {residual:.3g} from a quantal response equilibrium")
     return found
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -29,6 +29,17 @@ def rewards_differ(rewards: Mapping[Any, Any]) -> UserError:
         f"the agents' rewards differ ({given}), and a team has one: set team_reward (in "
         'env.kwargs) to "sum" or "mean"'
     )
+
+
+def broken(what: str) -> UserError:
+    """The error for an environment that does not keep the protocol."""
+    return UserError(f"{what}: check the environment with rlsuite.envs.check_parallel_env")
+
+
+def require_names(agents: Sequence[Any]) -> None:
+    """Raise ``UserError`` unless the agents' names are different as strings too."""
+    if len({str(agent) for agent in agents}) < len(agents):
+        raise UserError(f"possible_agents {list(agents)} need names that differ as strings")
 
 
 def is_parallel(env: Any) -> bool:
@@ -57,8 +68,8 @@ class TeamEnv(gym.Env[dict[str, Any], dict[str, Any]]):
     without having terminated: those agents stay alive in the last observation, with their true
     observation and mask, since one bootstraps from there. Otherwise it is terminated.
 
-    Raises ``UserError`` for spaces that are not supported, and in ``step`` if "shared" rewards
-    differ; ``ValueError`` if the environment breaks the protocol.
+    Raises ``UserError`` for spaces that are not supported, names that are equal as strings,
+    "shared" rewards that differ, and where the environment breaks the protocol.
     """
 
     def __init__(self, env: Any, team_reward: str = "shared") -> None:
@@ -73,6 +84,7 @@ class TeamEnv(gym.Env[dict[str, Any], dict[str, Any]]):
         self.render_mode = getattr(env, "render_mode", None)
         self._rule = team_reward
         self._agents = list(env.possible_agents)
+        require_names(self._agents)
         self._live: list[Any] = []
         self._gone: set[Any] = set()
         self._views = {agent: View(env, agent) for agent in self._agents}
@@ -88,7 +100,7 @@ class TeamEnv(gym.Env[dict[str, Any], dict[str, Any]]):
         observations, infos = self.env.reset(seed=seed, options=options)
         self._live = [agent for agent in self._agents if agent in self.env.agents]
         if not self._live:
-            raise ValueError(f"no agents after reset; there may be {self._agents}")
+            raise broken(f"no agents after reset; there may be {self._agents}")
         self._gone = set()
         return self._observe(observations, infos, self._live, self._live), {"agents": infos}
 
@@ -154,7 +166,7 @@ class TeamEnv(gym.Env[dict[str, Any], dict[str, Any]]):
     ) -> dict[str, Any]:
         """``seen`` have their own observations, ``alive`` their own masks."""
         if not self._can_die and len(alive) not in (0, len(self._agents)):
-            raise ValueError('metadata["agents_die"] is False, but an agent left before the others')
+            raise broken('metadata["agents_die"] is False, but an agent left before the others')
         by_name: dict[str, Any] = {}
         masks: dict[str, Array] = {}
         for agent, view in self._views.items():
@@ -166,7 +178,7 @@ class TeamEnv(gym.Env[dict[str, Any], dict[str, Any]]):
             if view.has_mask:
                 masks[view.name] = view.check_mask(mask) if agent in alive else view.only_first
             elif mask is not None:
-                raise ValueError(f"agent {view.name} has an action mask, but had none at first")
+                raise broken(f"agent {view.name} has an action mask, but had none at first")
         observation = {"agents": by_name, "state": self._own_state()}
         if observation["state"] is None:
             flat: Any = spaces.flatten(self._agents_space, by_name)
@@ -187,6 +199,9 @@ class TeamEnv(gym.Env[dict[str, Any], dict[str, Any]]):
         return np.asarray(state)
 
     def _reward(self, rewards: dict[Any, Any]) -> float:
+        wrong = [agent for agent, reward in rewards.items() if reward is None or np.ndim(reward)]
+        if wrong:
+            raise broken(f"the reward of agent {wrong[0]} is {rewards[wrong[0]]!r}, not a number")
         values = [float(reward) for reward in rewards.values()]
         if self._rule == "sum":
             return sum(values)
@@ -219,21 +234,24 @@ class View:
         ).astype(np.int8)
 
     def read(self, observation: Any, info: Mapping[str, Any]) -> tuple[Any, Array | None]:
-        """The observation without the mask, and the mask of either convention."""
+        """The observation without the mask, and the mask of either convention. Raises ``UserError``
+        for a mask of actions that are not discrete."""
         mask = info.get("action_mask")
         if self._keys:
             mask = observation["action_mask"]
             rest = {key: observation[key] for key in self._keys}
             observation = rest[self._keys[0]] if len(rest) == 1 else rest
+        if mask is not None and not self.heads:
+            raise broken(f"agent {self.name} has an action mask, but its actions are numbers")
         if isinstance(mask, tuple | list):  # Gymnasium's form for MultiDiscrete
             mask = np.concatenate([np.ravel(head) for head in mask])
         return observation, mask
 
     def check_mask(self, mask: Array | None) -> Array:
-        """The mask of an agent that acts. Raises ``ValueError`` if it is none."""
+        """The mask of an agent that acts. Raises ``UserError`` if it is none."""
         if mask is None or np.shape(mask) != (sum(self.heads),):
             shape = "none" if mask is None else f"of shape {np.shape(mask)}"
-            raise ValueError(
+            raise broken(
                 f"the action mask of agent {self.name} is {shape}, but its action space "
                 f"{self.action_space} needs ({sum(self.heads)},)"
             )
@@ -243,7 +261,7 @@ class View:
         else:
             is_possible = np.logical_or.reduceat(mask, np.cumsum([0, *self.heads[:-1]])).all()
         if not is_possible:
-            raise ValueError(f"no action is available to agent {self.name}: its mask is all zero")
+            raise broken(f"no action is available to agent {self.name}, whose mask is all zero")
         return mask
 
 
@@ -266,9 +284,7 @@ def _of(values: Mapping[Any, Any], agent: Any, what: str) -> Any:
     try:
         return values[agent]
     except KeyError:
-        raise ValueError(
-            f"the environment gave no {what} of agent {agent}, only of {list(values)}"
-        ) from None
+        raise broken(f"no {what} of agent {agent}, only of {list(values)}") from None
 
 
 def _zeros(space: gym.Space[Any]) -> Any:

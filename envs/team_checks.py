@@ -11,7 +11,14 @@ import numpy as np
 from gymnasium import spaces
 
 from rlsuite.envs.layout import ActionCodec, Array, ObservationLayout, sample_available
-from rlsuite.envs.team import View, is_parallel, rewards_differ, state_of
+from rlsuite.envs.team import (
+    View,
+    check_team_reward,
+    is_parallel,
+    require_names,
+    rewards_differ,
+    state_of,
+)
 from rlsuite.errors import UserError
 
 
@@ -26,13 +33,17 @@ def check_parallel_env(
     space; values that are missing for an agent; rewards that are not finite, or that differ between
     agents with ``team_reward="shared"``; masks of another length, other values than 0 and 1, or
     nothing available; agents that are done but stay in ``agents``, or the reverse, or that leave
-    early against ``metadata["agents_die"]``; a state of changing shape or dtype; and other results
-    when the same seed and actions are repeated. Warns if no episode ended.
+    early against ``metadata["agents_die"]``; a state of changing shape or dtype, without an agent
+    or not finite; and other results when the same seed and actions are repeated. Warns if no
+    episode ended.
     """
     if not is_parallel(env):
         raise UserError("the environment needs possible_agents, observation_space(agent) and so on")
     agents = list(env.possible_agents)
-    _require(bool(agents) and len(set(agents)) == len(agents), f"possible_agents is {agents}")
+    _require(bool(agents), f"possible_agents is {agents}")
+    require_names(agents)
+    if team_reward is not None:
+        check_team_reward(team_reward)
     metadata = getattr(env, "metadata", None)
     _require(
         isinstance(metadata, dict), f"metadata must be a dict (it may be empty), not {metadata}"
@@ -84,7 +95,7 @@ def _play(env: Any, seed: int, steps: int, team_reward: str | None) -> Iterator[
             _require(set(live) <= set(views), f"agents must be of possible_agents, not {live}")
             masks = _check_views(views, live, live, *returned)
             state = state_of(env)
-            described = described or _described(state)
+            described = described or _described(state, list(views))
             yield _bits([returned[0], state])
         returned = env.step({a: sample_available(env.action_space(a), masks[a]) for a in live})
         is_five = isinstance(returned, tuple) and len(returned) == 5
@@ -100,10 +111,8 @@ def _play(env: Any, seed: int, steps: int, team_reward: str | None) -> Iterator[
         seen = [a for a in views if a in live or a in acting]
         masks = _check_views(views, seen, acting, observations, infos)
         state = state_of(env)
-        _require(
-            described == _described(state),
-            f"the state was {described} after reset, and is now {_described(state)}",
-        )
+        now = _described(state, list(views))
+        _require(described == now, f"the state was {described} after reset, and is now {now}")
         yield _bits([*returned[:4], state])
         live = list(env.agents)
     if episodes == 1 and live:
@@ -158,10 +167,7 @@ def _check_views(
         if view.has_mask and agent in acting:
             is_binary = mask is None or bool(np.isin(mask, (0, 1)).all())
             _require(is_binary, f"the mask of agent {agent!r} has values that are not 0 or 1")
-            try:
-                masks[agent] = view.check_mask(mask)
-            except ValueError as error:
-                raise UserError(str(error)) from error
+            masks[agent] = view.check_mask(mask)
     return masks
 
 
@@ -207,8 +213,14 @@ def _check_results(
         )
 
 
-def _described(state: Any) -> list[str]:
-    arrays = map(np.asarray, state.values() if isinstance(state, dict) else [state])
+def _described(state: Any, agents: list[Any]) -> list[str]:
+    """Shapes and dtypes of a state, checked."""
+    if isinstance(state, dict):
+        missing = [agent for agent in agents if agent not in state]
+        _require(not missing, f"the state has no agent {', '.join(map(repr, missing))}")
+    arrays = list(map(np.asarray, state.values() if isinstance(state, dict) else [state]))
+    is_finite = all(array.dtype.kind != "f" or bool(np.isfinite(array).all()) for array in arrays)
+    _require(is_finite, "the state has values that are infinite or no number")
     return [f"{array.dtype} {array.shape}" for array in arrays]
 
 

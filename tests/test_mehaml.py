@@ -1,5 +1,6 @@
 """The mirror-learning template: its checker, and the instances with drift and trust region."""
 
+import math
 from typing import Any
 
 import pytest
@@ -64,6 +65,45 @@ def test_the_checker_names_what_is_broken(mirror: Mirror, conditions: set[str]) 
     spaces = [line.rsplit(": ", 2)[1] for line in found if line.count(": ") >= 2]
     assert conditions <= set(spaces)
     assert any("matrix game ends" in line for line in found) or isinstance(mirror, Bonus)
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (lambda kl: kl * torch.nan, "D1: a drift that is infinite or no number"),
+        (lambda kl: kl[:, None], "a drift of shape (64, 1), where 64 rows need a number each"),
+        (lambda kl: kl.mean(), "a drift of shape (), where 64 rows need a number each"),
+        (lambda kl: kl.detach(), "a drift without a gradient holds nothing back"),
+    ],
+)
+def test_drifts_that_would_do_nothing_or_harm(change: Any, problem: str) -> None:
+    class Broken(KLDrift):
+        def drift(self, *args: Any) -> Tensor:
+            return change(super().drift(*args))
+
+    found = check_mirror(Broken(3.0, 4))
+    assert f"Discrete(4): {problem}" in found
+
+
+def test_a_drift_that_ignores_masks_is_found() -> None:
+    class Unmasked(Mirror):
+        def drift(self, actor: Actor, output: Tensor, old: Tensor, mask: Tensor | None) -> Tensor:
+            return actor.kl(output, old, None) if mask is None else (output - old).norm(dim=1)
+
+    found = check_mirror(Unmasked())
+    assert (
+        "Discrete(4), masked: D2: a drift whose derivative at the old policy is not zero" in found
+    )
+    assert not any(line.startswith("Discrete(4):") for line in found)
+
+
+def test_the_drift_is_of_the_new_policy_from_the_old() -> None:
+    new, old = torch.full((2, 1, 5), -1e9)
+    new[0, :2], old[0, :2] = torch.tensor([0.9, 0.1]).log(), torch.tensor([0.5, 0.5]).log()
+    actor = actor_of("discrete")
+    by_hand = 0.9 * math.log(0.9 / 0.5) + 0.1 * math.log(0.1 / 0.5)  # the other way 0.51
+    drift = KLDrift(2.0, 4).drift(actor, new, old, None)
+    assert drift.tolist() == pytest.approx([2.0 * by_hand])
 
 
 def test_divergences_equal_torchs() -> None:

@@ -203,7 +203,7 @@ def test_shared_rewards_must_be_equal():
     envs.reset()
     with pytest.raises(UserError, match=r"the agents' rewards differ \(z_box: 1.125"):
         envs.step(envs.sample_actions())
-    with pytest.raises(UserError, match="team_reward must be one of"):
+    with pytest.raises(UserError, match=r"team_reward must be one of"):
         TeamEnv(MixedTeam(), "first")
 
 
@@ -360,14 +360,20 @@ def test_what_breaks_the_protocol_is_named():
         def observations(self):
             return {a: o for a, o in super().observations().items() if self.time == 0}
 
+    class Rows(MixedTeam):
+        def step(self, actions):
+            observations, rewards, *rest = super().step(actions)
+            return observations, {a: np.ones(1) for a in rewards}, *rest
+
     for team, message in (
+        (Rows, r"the reward of agent z_box is array\(\[1.\]\), not a number"),
         (NoMask, r"the action mask of agent a_pick is none, but .* needs \(4,\)"),
         (AllZero, "no action is available to agent m_multi"),
-        (Missing, "gave no observation of agent z_box"),
+        (Missing, "no observation of agent z_box, only of .*check_parallel_env"),
     ):
         env = TeamEnv(team(FATES), "sum")
         env.reset(seed=0)
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises(UserError, match=message):
             env.step(act(env))
     env = MixedTeam(FATES)
     env.metadata = {"agents_die": False}
@@ -375,7 +381,7 @@ def test_what_breaks_the_protocol_is_named():
     assert "alive" not in team.observation_space.spaces
     team.reset(seed=0)
     team.step(act(team))
-    with pytest.raises(ValueError, match="an agent left before the others"):
+    with pytest.raises(UserError, match="an agent left before the others"):
         team.step(act(team))
 
 
@@ -384,7 +390,7 @@ def test_a_reset_without_agents_is_named():
         team.agents = []
         return results
 
-    with pytest.raises(ValueError, match="no agents after reset; there may be"):
+    with pytest.raises(UserError, match="no agents after reset; there may be"):
         TeamEnv(broken("reset", empty), "sum").reset(seed=0)
 
 
@@ -555,6 +561,10 @@ def wrong_observation(agent, value):
     return broken("observations", lambda self, o: {**o, agent: value} if agent in o else o)
 
 
+def stated(state):
+    return type("Stated", (MixedTeam,), {"state": state})()
+
+
 COUNTER = map(np.float32, itertools.count())
 MISTAKES = {
     "shape": (
@@ -679,8 +689,34 @@ MISTAKES = {
         "infos must be a dict of dicts by agent",
     ),
     "reward none": (broken("step", put(1, "a_pick", None)), "the reward of agent 'a_pick' is None"),
+    "state without an agent": (
+        stated(lambda self: {"a_pick": self.clock()}),
+        "the state has no agent",
+    ),
+    "state nan": (
+        stated(lambda self: np.full(2, np.nan)),
+        "the state has values that are infinite or",
+    ),
+    "mask of a Box": (
+        broken("infos", lambda self, i: {**i, "z_box": {"action_mask": np.ones(3, np.int8)}}),
+        "agent z_box has an action mask, but its actions are numbers",
+    ),
     "single": (gym.make("CartPole-v1"), "the environment needs possible_agents"),
 }
+
+
+def test_names_have_to_differ_as_strings():
+    class Doubled(MixedTeam):
+        possible_agents = (1, "1")
+
+    for refuse in (TeamEnv, check_parallel_env):
+        with pytest.raises(UserError, match=r"possible_agents \[1, '1'\] need names that differ"):
+            refuse(Doubled())
+
+
+def test_the_checker_knows_the_team_rewards():
+    with pytest.raises(UserError, match=r"team_reward must be one of .*, not 'max'"):
+        check_parallel_env(MixedTeam(), team_reward="max")
 
 
 def test_the_checker_passes_what_is_right():
