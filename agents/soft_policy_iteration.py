@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, NamedTuple, Self
+from typing import Annotated, Any, NamedTuple, Self
 
 import torch
 from pydantic import Field
@@ -49,8 +49,15 @@ class MarkovGame:
     """From 0 to below 1."""
 
     def __post_init__(self) -> None:
-        tensors = {"payoff": self.payoff, "transition": self.transition, "initial": self.initial}
+        tensors: dict[str, Any] = {
+            "payoff": self.payoff,
+            "transition": self.transition,
+            "initial": self.initial,
+        }
         for name, tensor in tensors.items():
+            if not isinstance(tensor, Tensor):
+                kind = type(tensor).__name__
+                raise UserError(f"the game's {name} has to be a tensor, is of type {kind}")
             if tensor.dtype != torch.float64 or not bool(torch.isfinite(tensor).all()):
                 raise UserError(f"the game's {name} has to be finite float64, is {tensor.dtype}")
         if self.payoff.dim() < 2 or self.payoff.numel() == 0:
@@ -68,9 +75,10 @@ class MarkovGame:
             raise UserError(f"discount is {self.discount}, has to be from 0 to below 1")
 
     @classmethod
-    def one_step(cls, payoff: Tensor) -> Self:
-        """The matrix game with (X_0, ..., X_{A-1}) payoffs: one state, nothing afterwards."""
-        payoff = payoff.to(torch.float64)[None]
+    def one_step(cls, payoff: Any) -> Self:
+        """The matrix game with (X_0, ..., X_{A-1}) payoffs, a tensor, an array or lists: one state,
+        nothing afterwards."""
+        payoff = torch.as_tensor(payoff, dtype=torch.float64)[None]
         one = torch.ones(1, dtype=torch.float64)
         return cls(payoff, torch.ones_like(payoff)[..., None], one, 0.0)
 
@@ -287,6 +295,7 @@ def _is_distribution(probabilities: Tensor, tolerance: float = 1e-9) -> bool:
 
 def _logarithms(game: MarkovGame, policies: Sequence[Tensor]) -> list[Tensor]:
     shapes = [(len(game.payoff), n) for n in game.actions]
+    policies = [torch.as_tensor(policy) for policy in policies]
     if [tuple(policy.shape) for policy in policies] != shapes:
         given = [tuple(policy.shape) for policy in policies]
         raise UserError(f"policies have shapes {given}, the game needs {shapes}")

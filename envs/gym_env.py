@@ -56,7 +56,8 @@ def make_env(
     except (TypeError, ImportError) as error:
         if isinstance(error, TypeError) and "unexpected keyword argument" not in str(error):
             raise
-        raise UserError(f"environment {env_id!r}: {_one_line(error)}") from error
+        given = f" (it was given {kwargs}: env.kwargs)" if kwargs else ""
+        raise UserError(f"environment {env_id!r}: {_one_line(error)}{given}") from error
 
 
 def _registered(

@@ -227,7 +227,7 @@ def load_experiment(config: str, overrides: Mapping[str, str] | None = None) -> 
                 raise UserError(
                     f"--{key}: {section} is no section; sections are {', '.join(ORDER)}"
                 )
-        value = values[setting] = _parse_value(text)
+        value = values[setting] = _parse_value(key, text)
         sources = {name: old for name, old in sources.items() if not name.startswith(f"{key}.")}
         named = list(itertools.accumulate([*path, setting], "{}.{}".format))[1:]
         inner = _keys(value, f"{key}.") if isinstance(value, dict) else ()
@@ -319,13 +319,19 @@ def _read(config: str) -> tuple[str, str, dict[str, Any]]:
         raise UserError(f"{config} is not valid TOML: {error}") from error
 
 
-def _parse_value(text: str) -> Any:
-    """As TOML reads it; what is no TOML value is a string, and "unset" removes a value."""
+def _parse_value(key: str, text: str) -> Any:
+    """As TOML reads it; what is no TOML value is a string, and "unset" removes a value. Raises
+    UserError for what looks like a table or a list but is none."""
     if text == "unset":
         return None
     try:
         return tomllib.loads(f"value = {text}")["value"]
-    except (tomllib.TOMLDecodeError, KeyError):
+    except (tomllib.TOMLDecodeError, KeyError) as error:
+        if text.startswith(("{", "[")):
+            raise UserError(
+                f"--{key}: {text} is not valid TOML, where a table is {{ name = 1, other = true }} "
+                f"and a list [1, 2]: {error}"
+            ) from error
         return text
 
 

@@ -227,6 +227,15 @@ def test_a_first_batch_of_different_transitions(
         load_experiment("dqn/cartpole", distinct | overrides)
 
 
+@pytest.mark.parametrize("text", ['{"continuous": false}', "[1, 2", "{continuous: false}"])
+def test_what_looks_like_a_table_but_is_none(text: str) -> None:
+    with pytest.raises(UserError) as caught:
+        load_experiment("hasac/spread", {"env.kwargs": text})
+    assert f"--env.kwargs: {text} is not valid TOML, where a table is {{ name" in str(caught.value)
+    good = load_experiment("hasac/spread", {"env.kwargs": "{continuous = false}"})
+    assert good.env.kwargs == {"continuous": False}
+
+
 def test_a_sampler_brings_its_own_settings() -> None:
     assert set(get_args(SamplerName)) == set(SAMPLERS)
     experiment = load_experiment("sac/pendulum", {"replay.sampler": "lap", "sampler.alpha": "0.5"})

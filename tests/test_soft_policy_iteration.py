@@ -1,5 +1,6 @@
 """Exact soft policy iteration: values by brute force, equilibria by a root solver, the theory."""
 
+import dataclasses
 import itertools
 import math
 
@@ -31,6 +32,17 @@ from rlsuite.agents.soft_policy_iteration import (
 from rlsuite.checkpoint import CheckpointStore
 from rlsuite.envs.matrix_games import PAYOFFS
 from rlsuite.errors import UserError
+
+
+def test_payoffs_may_be_lists_or_arrays() -> None:
+    rows = [[1.0, 2.0], [3.0, 4.0]]
+    for payoff in (rows, np.array(rows), torch.tensor(rows)):
+        assert MarkovGame.one_step(payoff).payoff.tolist() == [rows]
+    start = SoftPolicyIteration(MarkovGame.one_step(rows), policies=[np.full((1, 2), 0.5)] * 2)
+    assert start.policies[0].exp().tolist() == [[0.5, 0.5]]
+    game = MarkovGame.one_step(rows)
+    with pytest.raises(UserError, match="initial has to be a tensor, is of type ndarray"):
+        dataclasses.replace(game, initial=np.ones(1))
 
 
 def one_step(name: str) -> MarkovGame:
