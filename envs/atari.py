@@ -140,21 +140,23 @@ class _Group:
         self._life_ends = life_ends
         self._seed = 0
         self._lives = np.zeros(n, np.int32)
-        # Of each game's episode: number, steps, undiscounted return (of integers, so exact), time.
-        self._numbers = np.zeros(n, np.int64)
-        self._lengths = np.zeros(n, np.int64)
-        self._returns = np.zeros(n, np.float64)
-        self._began = np.zeros(n, np.float64)
-        # All games' actions, where in this list each game was seeded, and for which episode.
+        # All games' actions and rewards; where in these lists each game was seeded, and where its
+        # episode began, so that lengths and returns need no sums at every step.
         self._actions: list[Array] = []
+        self._rewards: list[Array] = []
         self._seeded_at = np.zeros(n, np.int64)
+        self._begun_at = np.zeros(n, np.int64)
+        self._next_late = 0
+        # Of each game's episode the number and the time; for which episode the game was seeded.
+        self._numbers = np.zeros(n, np.int64)
+        self._began = np.zeros(n, np.float64)
         self._seeded_numbers = np.zeros(n, np.int64)
 
     def begin(self, seed: int, numbers: Array) -> None:
         """Reset everything and begin the episodes ``numbers`` (M,) of the run seeded ``seed``."""
         self._drain()
-        self._seed, self._actions = seed, []
-        self._seeded_at = np.zeros_like(numbers)
+        self._seed, self._actions, self._rewards = seed, [], []
+        self._seeded_at, self._begun_at = np.zeros_like(numbers), np.zeros_like(numbers)
         self._begin(np.ones(len(numbers), np.bool_), numbers)
 
     def send(self, actions: Array, extra: dict[str, Tensor]) -> None:
@@ -170,13 +172,14 @@ class _Group:
         # What needs no result is done while the games play: afterwards they wait, and they have
         # filled the caches, so that every further call here takes several times as long.
         self._actions.append(actions)
-        self._lengths += 1
-        is_late = self._lengths >= self._step_limit
+        is_late = np.zeros(len(actions), np.bool_)
+        some_are_late = len(self._actions) >= self._next_late
+        if some_are_late:
+            is_late = len(self._actions) - self._begun_at >= self._step_limit
         action, truncated = torch.from_numpy(actions), torch.from_numpy(is_late)
-        some_are_late = np.count_nonzero(is_late)
         obs, reward, is_over, _, info = self._games.recv()
         self._lives = info["lives"]
-        self._returns += reward
+        self._rewards.append(reward)
         terminated, is_lost = is_over, self._lives < before
         if self._life_ends and np.count_nonzero(is_lost):
             # Some games go on for a moment with 0 lives.
@@ -218,14 +221,14 @@ class _Group:
             Episode(
                 self._first_env + row,
                 int(self._numbers[row]),
-                float(self._returns[row]),
-                int(self._lengths[row]),
+                self._return(row),
+                len(self._actions) - int(self._begun_at[row]),
                 now - float(self._began[row]),
             )
             for row in rows.tolist()
         ]
         self._numbers[rows] += 1
-        self._lengths[rows], self._returns[rows], self._began[rows] = 0, 0.0, now
+        self._begin_at(rows)
         is_due = len(self._actions) - self._seeded_at >= SEEDED_FOR_STEPS
         is_due &= is_over | is_late
         if is_due.any():
@@ -238,15 +241,24 @@ class _Group:
     def _begin(self, rows: Array, numbers: Array) -> None:
         """Seed the games of a mask ``rows`` and begin their episodes ``numbers`` (one a row)."""
         self._numbers[rows] = self._seeded_numbers[rows] = numbers
-        self._lengths[rows], self._returns[rows] = 0, 0.0
-        self._began[rows] = time.perf_counter()
         self._seeded_at[rows] = len(self._actions)
         oldest = int(self._seeded_at.min())
-        del self._actions[:oldest]
+        del self._actions[:oldest], self._rewards[:oldest]
         self._seeded_at -= oldest
+        self._begun_at -= oldest
+        self._begin_at(rows)
         envs = (self._first_env + np.flatnonzero(rows)).tolist()
         keys = zip(envs, numbers.tolist(), strict=True)
         self._reset(rows, np.array([episode_seed(self._seed, *key) for key in keys]))
+
+    def _begin_at(self, rows: Array) -> None:
+        """The episodes of these games, a mask or numbers, begin with the next step."""
+        self._begun_at[rows], self._began[rows] = len(self._actions), time.perf_counter()
+        self._next_late = int(self._begun_at.min()) + self._step_limit
+
+    def _return(self, row: int) -> float:
+        """Undiscounted, of a game's episode: of integers, so exact."""
+        return float(sum(int(reward[row]) for reward in self._rewards[self._begun_at[row] :]))
 
     def _reset(self, rows: Array, seeds: Array) -> None:
         """Reset the games of a mask; a seed of -1 goes on with the game's generators."""
@@ -273,7 +285,7 @@ class _Group:
                 "number": int(self._numbers[row]),
                 "seeded_number": int(self._seeded_numbers[row]),
                 "actions": torch.from_numpy(actions[self._seeded_at[row] :, row].copy()),
-                "return": float(self._returns[row]),
+                "return": self._return(row),
                 "seconds": now - float(self._began[row]),
             }
         state: State = {"obs": self.obs, "games": games}
@@ -308,7 +320,7 @@ class _Group:
         is_lost = np.array(
             [
                 self._numbers[row] != game["number"]
-                or self._returns[row] != game["return"]
+                or self._return(row) != game["return"]
                 or not torch.equal(self.obs[row], state["obs"][row])
                 for row, game in enumerate(games)
             ]
