@@ -10,12 +10,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from rlsuite.buffers.checks import require_numbers, require_slots
 from rlsuite.buffers.prioritized import (
     ImportanceWeights,
     Priorities,
     Priority,
     fractions,
-    require_numbers,
 )
 from rlsuite.buffers.rrm import MASK
 from rlsuite.rng import generator
@@ -162,11 +162,13 @@ class LazyRRMSampler:
     def update(self, slots: Tensor, priority: Tensor) -> None:
         """Set priorities from (n,) errors. Of a slot that comes twice the greatest counts.
 
-        Raises ValueError on the CPU for an error that is no finite number; nothing is changed then.
+        Raises ValueError for other shapes, and on the CPU for a slot that there is not or an error
+        that is no finite number; nothing is changed then.
         """
+        index = slots.numpy(force=True)
+        require_slots(index, priority, self.priorities.capacity)
         require_numbers(priority, priority.abs().max())
         self._settle()
-        index = slots.numpy(force=True)
         self._kernels.refresh(self._rates, self._accounts, self._clock, index)
         self.priorities.update(slots, priority)
         self._look(index)

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from rlsuite.buffers.checks import require_numbers, require_slots
 from rlsuite.buffers.sums import Array, Sums, make_sums, namespace
 from rlsuite.rng import generator
 from rlsuite.types import State
@@ -90,17 +91,6 @@ def prioritize(
     the one in ``most`` if that is greater."""
     raw = (size + epsilon).clip(least, math.inf)
     return raw**alpha, raw.clip(most.min()).max()
-
-
-def require_numbers(error: Tensor, greatest: Any) -> None:
-    """Raises ValueError for (B,) errors that are infinite or no number, naming the first.
-
-    ``greatest`` is 0-d, of their sizes: no number if any is none. On the CPU alone: elsewhere the
-    host would have to wait for the device.
-    """
-    if error.is_cpu and not math.isfinite(float(greatest)):
-        place = int(error.isfinite().logical_not().nonzero()[0])
-        raise ValueError(f"priority {place} of the batch is infinite or no number")
 
 
 def lap(alpha: float = 0.4, least: float = 1.0) -> Priority:
@@ -184,14 +174,16 @@ class Priorities:
     def update(self, slots: Tensor, error: Tensor) -> None:
         """Weights from (B,) errors; slots dropped meanwhile stay out.
 
-        Raises ValueError on the CPU for an error that is no finite number; nothing is changed then.
+        Raises ValueError for other shapes, and on the CPU for a slot that there is not or an error
+        that is no finite number; nothing is changed then.
         """
         sums = self.sums
-        rule, size = self.rule, sums.sizes(error)
+        rule, index, size = self.rule, sums.array(slots), sums.sizes(error)
+        require_slots(index, size, self.capacity)
         value, most = self._prioritize(size, rule.epsilon, rule.least, rule.alpha, self.max)
         require_numbers(error, most)
         self.settle()
-        sums.revise(sums.array(slots), value)  # which refuses what overflows
+        sums.revise(index, value)  # which refuses what overflows
         self.max[0] = most
 
     def require(self, n: int) -> None:
@@ -292,7 +284,8 @@ class PrioritizedSampler:
     def update(self, slots: Tensor, priority: Tensor) -> None:
         """Set priorities from (n,) errors. Of a slot that comes twice the greatest counts.
 
-        Raises ValueError on the CPU for an error that is no finite number; nothing is changed then.
+        Raises ValueError for other shapes, and on the CPU for a slot that there is not or an error
+        that is no finite number; nothing is changed then.
         """
         self.priorities.update(slots, priority)
 

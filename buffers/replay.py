@@ -258,7 +258,10 @@ class Replay:
             )
 
     def update(self, batch: Batch, priority: Tensor | None) -> None:
-        """Hand (B,) priorities of a sampled batch to the sampler."""
+        """Hand (B,) priorities of a sampled batch to the sampler.
+
+        Raises ValueError for another number of them, if the sampler looks at priorities.
+        """
         if priority is not None:
             self.sampler.update(batch.index, priority)
 

@@ -7,13 +7,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from rlsuite.buffers.checks import require_numbers, require_slots
 from rlsuite.buffers.prioritized import (
     Floats,
     ImportanceWeights,
     Priorities,
     Priority,
     fractions,
-    require_numbers,
 )
 from rlsuite.buffers.sums import FlatSums
 from rlsuite.rng import generator
@@ -129,8 +129,10 @@ class DenseRRMSampler:
     def update(self, slots: Tensor, priority: Tensor) -> None:
         """Set priorities from (n,) errors. Of a slot that comes twice the greatest counts.
 
-        Raises ValueError on the CPU for an error that is no finite number; nothing is changed then.
+        Raises ValueError for other shapes, and on the CPU for a slot that there is not or an error
+        that is no finite number; nothing is changed then.
         """
+        require_slots(slots, priority, self.priorities.capacity)
         require_numbers(priority, priority.abs().max())
         self._settle()
         self.priorities.update(slots, priority)

@@ -112,11 +112,14 @@ class TorchRLSampler(torchrl_samplers.Sampler):  # type: ignore[misc]
         return index, {} if weight is None else {"priority_weight": weight.to(self.device)}
 
     def update_priority(self, index: Any, priority: Any, *, storage: Any = None) -> None:
-        """Set priorities from (B,) errors, or one error for all of (B,) indices."""
+        """Set priorities from (B,) errors, or one error for all of (B,) indices.
+
+        Raises ValueError for more or fewer errors or, on the CPU, an index outside the storage.
+        """
         slots = torch.as_tensor(index, device=self.device).flatten()
-        error = torch.as_tensor(priority, device=self.device).detach()
+        error = torch.as_tensor(priority, device=self.device).detach().flatten()
         self._watch.updated()
-        self._sampler.update(slots, error.flatten().expand(slots.shape))
+        self._sampler.update(slots, error.expand(slots.shape) if len(error) == 1 else error)
 
     def mark_update(self, index: Any, *, storage: Any = None) -> None:
         """Changed items keep their priority."""

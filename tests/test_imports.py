@@ -29,6 +29,7 @@ LAYERS: list[list[str]] = [
         "buffers.uniform",
         "buffers.reshuffle",
         "buffers.recency",
+        "buffers.checks",
         "buffers.sum_tree",
         "buffers.sums",
         "buffers.prioritized",

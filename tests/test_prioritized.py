@@ -31,6 +31,7 @@ from rlsuite.buffers.sums import FlatSums
 from rlsuite.types import Step
 
 CPU = torch.device("cpu")
+PRIORITIZED = [PrioritizedSampler, RankSampler, DenseRRMSampler, LazyRRMSampler]
 DRAWS: list[Draw] = ["with_replacement", "stratified", "systematic", "distinct"]
 
 
@@ -298,7 +299,7 @@ def test_wrong_use_is_named() -> None:
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-@pytest.mark.parametrize("make", [PrioritizedSampler, RankSampler, DenseRRMSampler, LazyRRMSampler])
+@pytest.mark.parametrize("make", PRIORITIZED)
 def test_an_error_that_is_no_number_changes_nothing(make: Callable[[int], Any], bad: float) -> None:
     """On the CPU it is refused with its place; who catches that can go on."""
     ours, theirs = make(3), make(3)
@@ -318,6 +319,45 @@ def test_an_error_that_is_no_number_changes_nothing(make: Callable[[int], Any], 
 
 def same(a: object, b: object) -> bool:
     return torch.equal(a, b) if isinstance(a, Tensor) and isinstance(b, Tensor) else a == b
+
+
+ODD_UPDATES = {
+    r"slot 100 of the batch is outside \[0, 40\)": ([3, 100], (2,)),
+    r"slot -3 of the batch is outside \[0, 40\)": ([-3], (1,)),
+    r"slot 100000000 of the batch": ([100_000_000], (1,)),
+    r"got \(2,\) and \(1,\)": ([3, 4], (1,)),
+    r"got \(2,\) and \(2, 1\)": ([3, 4], (2, 1)),
+    r"got \(2, 1\) and \(2, 1\)": ([[3], [4]], (2, 1)),
+    r"at least one: got \(0,\) and \(0,\)": ([], (0,)),
+    "slots in int64, not float64": ([3.0], (1,)),
+}
+
+
+@pytest.mark.parametrize("message", ODD_UPDATES)
+@pytest.mark.parametrize("make", PRIORITIZED)
+def test_an_update_of_what_is_not_there_changes_nothing(
+    make: Callable[[int], Any], message: str
+) -> None:
+    """Compiled code looks at no bounds: the tree was overwritten, or the process died."""
+    sampler = make(0)
+    sampler.prepare(40, CPU)
+    sampler.add(range(40))
+    before = tree_leaves(sampler.state_dict())
+    slots, shape = ODD_UPDATES[message]
+    index = torch.tensor(slots, dtype=torch.float64 if slots == [3.0] else torch.int64)
+    with pytest.raises(ValueError, match=message):
+        sampler.update(index, torch.full(shape, 5.0))
+    assert all(map(same, tree_leaves(sampler.state_dict()), before))
+
+
+def test_priorities_of_another_batch_are_refused() -> None:
+    replay = Replay(8, PrioritizedSampler())
+    x, no = torch.zeros(1), torch.zeros(1, dtype=torch.bool)
+    replay.add(Step(x, x, x, x, no, no))
+    batch = replay.sample(8)
+    for count in (4, 1):
+        with pytest.raises(ValueError, match=rf"got \(8,\) and \({count},\)"):
+            replay.update(batch, torch.ones(count))
 
 
 def test_an_error_whose_power_is_infinite_is_refused_too() -> None:

@@ -157,6 +157,16 @@ def test_refusals() -> None:
             buffer.extend(items(name))
 
 
+@pytest.mark.parametrize("sampler", SAMPLERS[2:])
+def test_priorities_of_items_that_are_not_there_are_refused(sampler: Any) -> None:
+    buffer = make(sampler)
+    buffer.extend(items(*range(40)))
+    with pytest.raises(ValueError, match=r"slot 100 of the batch is outside \[0, 40\)"):
+        buffer.update_priority(torch.tensor([100]), torch.tensor([9.0]))
+    with pytest.raises(ValueError, match=r"got \(8,\) and \(4,\)"):
+        buffer.update_priority(buffer.sample()["index"], torch.ones(4))
+
+
 def test_silence_is_reported_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(samplers_module, "SILENT_BATCHES", 5)
     buffer = make(PrioritizedSampler)
