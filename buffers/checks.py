@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from torch import Tensor
+
+INT64 = np.dtype(np.int64)
 
 
 def require_slots(slots: Any, error: Any, capacity: int) -> None:
@@ -21,17 +25,22 @@ def require_slots(slots: Any, error: Any, capacity: int) -> None:
             "an update needs (n,) slots and (n,) priorities, at least one: got "
             f"{tuple(slots.shape)} and {tuple(error.shape)}"
         )
-    if isinstance(slots, Tensor):
+    if not isinstance(slots, np.ndarray):
         if not slots.is_cpu:
             return
         slots = slots.numpy()
-    if slots.dtype != np.int64:
+    if slots.dtype != INT64:
         raise ValueError(f"an update needs slots in int64, not {slots.dtype}")
-    from rlsuite.buffers.sum_tree import first_outside  # numba takes half a second to import
-
-    place = first_outside(slots, capacity)
+    place = _first_outside()(slots, capacity)
     if place >= 0:
         raise ValueError(f"slot {slots[place]} of the batch is outside [0, {capacity})")
+
+
+@functools.cache
+def _first_outside() -> Callable[[Any, int], int]:
+    from rlsuite.buffers.sum_tree import first_outside  # numba takes half a second to import
+
+    return first_outside
 
 
 def require_numbers(error: Tensor, greatest: Any) -> None:
