@@ -5,12 +5,19 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from torch import Tensor
 
 INT64 = np.dtype(np.int64)
+
+
+def require_choice(name: str, value: Any, choices: Any) -> None:
+    """Raises ValueError unless ``value`` is among the values of the type ``choices``, a Literal."""
+    if value not in get_args(choices):
+        known = ", ".join(map(repr, get_args(choices)))
+        raise ValueError(f"{name} is {value!r} but should be one of {known}")
 
 
 def require_slots(slots: Any, error: Any, capacity: int) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
 
 import numpy as np
 import torch
@@ -12,12 +11,13 @@ from torch import Tensor
 
 from rlsuite.buffers.checks import require_numbers, require_slots
 from rlsuite.buffers.prioritized import (
+    Greatest,
     ImportanceWeights,
     Priorities,
     Priority,
     fractions,
 )
-from rlsuite.buffers.rrm import MASK
+from rlsuite.buffers.rrm import MASK, RRMDraw, require_rrm
 from rlsuite.rng import generator
 from rlsuite.types import State
 
@@ -39,14 +39,15 @@ class LazyRRMSampler:
         *,
         priority: Priority | None = None,
         weights: ImportanceWeights | None = None,
-        draw: Literal["distinct", "stratified"] = "distinct",
-        greatest: Literal["ever", "stored"] = "ever",
+        draw: RRMDraw = "distinct",
+        greatest: Greatest = "ever",
         deficit_cap: float | None = None,
     ) -> None:
         """See ``DenseRRMSampler``."""
+        require_rrm(draw, deficit_cap)
         self.priorities = Priorities(priority, weights, greatest)
         self._cap = math.inf if deficit_cap is None else deficit_cap
-        self.draw: Literal["distinct", "stratified"] = draw
+        self.draw: RRMDraw = draw
         self._seed = seed
         self._clock = self._carry = 0.0
 

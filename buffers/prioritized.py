@@ -10,12 +10,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from rlsuite.buffers.checks import require_numbers, require_slots
+from rlsuite.buffers.checks import require_choice, require_numbers, require_slots
 from rlsuite.buffers.sums import Array, Sums, make_sums, namespace
 from rlsuite.rng import generator
 from rlsuite.types import State
 
 Draw = Literal["with_replacement", "stratified", "systematic", "distinct"]
+Greatest = Literal["ever", "stored"]
+Normalize = Literal["batch", "buffer", "none"]
 Floats = torch.float64
 
 
@@ -30,11 +32,14 @@ class ImportanceWeights:
 
     beta: float = 0.4
     anneal_batches: int | None = None
-    normalize: Literal["batch", "buffer", "none"] = "batch"
+    normalize: Normalize = "batch"
 
     def __post_init__(self) -> None:
         if not 0 <= self.beta <= 1:
             raise ValueError(f"beta must be in [0, 1], not {self.beta}")
+        if self.anneal_batches is not None and not self.anneal_batches >= 1:
+            raise ValueError(f"anneal_batches must be 1 or more, or None: {self.anneal_batches}")
+        require_choice("normalize", self.normalize, Normalize)
 
     def beta_after(self, batches: int) -> float:
         """beta for the batch that follows ``batches`` batches."""
@@ -75,12 +80,12 @@ class Priority:
     least: float = 0.0
 
     def __post_init__(self) -> None:
-        if not self.alpha >= 0:
-            raise ValueError(f"alpha must be 0 or more, not {self.alpha}")
-        if not (self.epsilon >= 0 and self.least >= 0 and self.epsilon + self.least > 0):
+        if not 0 <= self.alpha < math.inf:
+            raise ValueError(f"alpha must be 0 or more and finite, not {self.alpha}")
+        if not (self.epsilon >= 0 and self.least >= 0 and 0 < self.epsilon + self.least < math.inf):
             raise ValueError(
-                "epsilon or least must be above 0, or what has no error is never drawn again: got "
-                f"{self.epsilon}, {self.least}"
+                "epsilon or least must be above 0, or what has no error is never drawn again, and "
+                f"both finite: got {self.epsilon}, {self.least}"
             )
 
 
@@ -110,9 +115,10 @@ class Priorities:
         self,
         rule: Priority | None,
         weights: ImportanceWeights | None,
-        greatest: Literal["ever", "stored"],
+        greatest: Greatest,
     ) -> None:
-        """``weights`` None gives none."""
+        """``weights`` None gives none. Raises ValueError for another ``greatest``."""
+        require_choice("greatest", greatest, Greatest)
         self.rule, self.weights, self.greatest = rule or Priority(), weights, greatest
         self.batches = 0
         """Batches weighed, on which beta depends."""
@@ -245,9 +251,13 @@ class PrioritizedSampler:
         priority: Priority | None = None,
         weights: ImportanceWeights | None = None,
         draw: Draw = "with_replacement",
-        greatest: Literal["ever", "stored"] = "ever",
+        greatest: Greatest = "ever",
     ) -> None:
-        """Without ``weights`` there are no importance weights (LAP needs none)."""
+        """Without ``weights`` there are no importance weights (LAP needs none).
+
+        Raises ValueError for another ``draw`` or ``greatest``.
+        """
+        require_choice("draw", draw, Draw)
         self.priorities = Priorities(priority, weights, greatest)
         self.draw: Draw = draw
         self._seed = seed

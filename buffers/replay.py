@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -82,14 +83,21 @@ class Replay:
 
         Memory is taken at the first ``add``, which tells the shapes. With ``directory`` the data
         are in a file there, for a replay that is larger than memory (CPU only). Raises ValueError
-        for sizes below one or a discount outside [0, 1], UserError for a directory with another
-        device than the CPU.
+        for sizes that are no whole numbers from 1 on, a discount outside [0, 1] or what is no
+        sampler, UserError for a directory with another device than the CPU.
         """
-        if min(capacity, num_envs, n_step, frame_stack) < 1 or not 0 <= discount <= 1:
+        sizes = (capacity, num_envs, n_step, frame_stack)
+        if (
+            not all(isinstance(size, Integral) for size in sizes)
+            or min(sizes) < 1
+            or not 0 <= discount <= 1
+        ):
             raise ValueError(
-                "need capacity, num_envs, n_step, frame_stack >= 1 and discount in [0, 1]: got "
-                f"{capacity}, {num_envs}, {n_step}, {frame_stack}, {discount}"
+                "need whole numbers capacity, num_envs, n_step, frame_stack >= 1 and discount in "
+                f"[0, 1]: got {capacity}, {num_envs}, {n_step}, {frame_stack}, {discount}"
             )
+        if isinstance(sampler, type) or not hasattr(sampler, "sample"):
+            raise ValueError(f"sampler is {sampler!r} but should be one, as ReshuffleSampler() is")
         self.steps = -(-capacity // num_envs)
         self.capacity = self.steps * num_envs
         self.num_envs = num_envs

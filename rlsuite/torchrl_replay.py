@@ -18,7 +18,7 @@ from torch import Tensor
 
 from rlsuite.buffers import ReshuffleSampler
 from rlsuite.errors import UserError
-from rlsuite.samplers import PriorityWatch
+from rlsuite.samplers import PriorityWatch, made
 from rlsuite.types import Sampler, State
 
 try:
@@ -52,6 +52,7 @@ class TorchRLSampler(torchrl_samplers.Sampler):  # type: ignore[misc]
         """``max_capacity`` is the ``max_size`` of the storage, ``device`` where its data lie.
 
         ``sampler`` is called with the seed: a class of ``rlsuite.buffers`` or a partial of one.
+        Raises UserError for anything else.
         """
         self.max_capacity = max_capacity
         self.device = torch.device(device)
@@ -60,7 +61,7 @@ class TorchRLSampler(torchrl_samplers.Sampler):  # type: ignore[misc]
 
     def _empty(self) -> None:
         """Forget all items and begin the stream anew."""
-        self._sampler = self._make_sampler(self._seed)
+        self._sampler = made(self._make_sampler, self._seed)
         self._sampler.prepare(self.max_capacity, self.device)
         self._next = 0
         self._watch = PriorityWatch(

@@ -282,6 +282,37 @@ def test_saved_and_loaded_it_goes_on(draw: Draw) -> None:
             sampler.add(range(120 + k % 80, 121 + k % 80))
 
 
+WRONG: dict[str, Callable[[], object]] = {
+    "draw is 'stratifed' but .* 'with_replacement', 'stratified', 'systematic', 'distinct'": (
+        lambda: PrioritizedSampler(draw="stratifed")  # type: ignore[arg-type]
+    ),
+    "draw is 'systematic' but should be one of 'distinct', 'stratified'": (
+        lambda: LazyRRMSampler(draw="systematic")  # type: ignore[arg-type]
+    ),
+    "draw is 'x'": lambda: DenseRRMSampler(draw="x"),  # type: ignore[arg-type]
+    "greatest is 'x' but should be one of 'ever', 'stored'": (
+        lambda: PrioritizedSampler(greatest="x")  # type: ignore[arg-type]
+    ),
+    "normalize is 'max' but": lambda: ImportanceWeights(normalize="max"),  # type: ignore[arg-type]
+    "anneal_batches must be 1 or more, or None: -5": lambda: ImportanceWeights(0.4, -5),
+    "deficit_cap must be .* -1": lambda: DenseRRMSampler(deficit_cap=-1.0),
+    "deficit_cap must be .* nan": lambda: LazyRRMSampler(deficit_cap=math.nan),
+    "both finite: got inf": lambda: Priority(epsilon=math.inf),
+    "alpha must be .* inf": lambda: Priority(math.inf),
+    "horizon must be .* inf": lambda: RecencySampler(horizon=math.inf),
+    "whole numbers .* got 10.5": lambda: Replay(10.5, RecencySampler()),  # type: ignore[arg-type]
+    "n_step.* got 10, 1, 2.0": lambda: Replay(10, RecencySampler(), n_step=2.0),  # type: ignore[arg-type]
+    "sampler is <class .*RecencySampler'> but": lambda: Replay(10, RecencySampler),  # type: ignore[arg-type]
+}
+
+
+@pytest.mark.parametrize("message", WRONG)
+def test_what_makes_no_sense_is_refused(message: str) -> None:
+    """A draw misspelt was drawn in another way, silently."""
+    with pytest.raises(ValueError, match=message):
+        WRONG[message]()
+
+
 def test_wrong_use_is_named() -> None:
     with pytest.raises(ValueError, match="never drawn again"):
         Priority(0.6, 0.0)

@@ -147,6 +147,8 @@ def test_empty_begins_anew() -> None:
 def test_refusals() -> None:
     with pytest.raises(UserError, match="storage of one dimension"):
         TorchRLSampler(8).extend(torch.zeros(3, 2, dtype=torch.int64))
+    with pytest.raises(UserError, match="sampler is 'uniform' but should be a class of"):
+        TorchRLSampler(8, "uniform")  # type: ignore[arg-type]
     with pytest.raises(UserError, match="max_size=30"):
         buffer = ReplayBuffer(storage=LazyTensorStorage(20), sampler=TorchRLSampler(30))
         buffer.extend(items(*range(15)))
