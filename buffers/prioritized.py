@@ -19,6 +19,9 @@ Draw = Literal["with_replacement", "stratified", "systematic", "distinct"]
 Greatest = Literal["ever", "stored"]
 Normalize = Literal["batch", "buffer", "none"]
 Floats = torch.float64
+LEAST_WEIGHT = 1e-300
+"""Of what can be drawn: an error's power may be zero, which means that a slot is not there. The
+least of the normal numbers is 2e-308; what RR-M masks has to be above it too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +98,7 @@ def prioritize(
     """(B,) weights of errors of (B,) ``size``, and the greatest priority before the exponent, or
     the one in ``most`` if that is greater."""
     raw = (size + epsilon).clip(least, math.inf)
-    return raw**alpha, raw.clip(most.min()).max()
+    return (raw**alpha).clip(LEAST_WEIGHT, math.inf), raw.clip(most.min()).max()
 
 
 def lap(alpha: float = 0.4, least: float = 1.0) -> Priority:

@@ -64,7 +64,7 @@ class DenseRRMSampler:
     ) -> None:
         """Without ``weights`` there are no importance weights; they are those of plain PER.
 
-        Raises ValueError for another ``draw`` or ``greatest``, or unless ``deficit_cap`` is above 0.
+        Raises ValueError for another ``draw`` or ``greatest``, or a ``deficit_cap`` of 0 or less.
         """
         require_rrm(draw, deficit_cap)
         self.priorities = Priorities(priority, weights, greatest)

@@ -398,6 +398,23 @@ def test_an_error_whose_power_is_infinite_is_refused_too() -> None:
     assert float(sampler.priorities.max[0]) < 2
 
 
+@pytest.mark.parametrize("make", [PrioritizedSampler, DenseRRMSampler, LazyRRMSampler])
+def test_an_error_whose_power_is_zero_is_drawn_all_the_same(make: Callable[..., Any]) -> None:
+    """A weight of zero means that nothing is stored there."""
+    for errors in (torch.zeros(4), torch.tensor([0.0, 0.0, 0.0, 1.0])):
+        for draw in ("distinct", "stratified"):
+            sampler = make(0, priority=Priority(60.0), draw=draw)
+            sampler.prepare(9, CPU)
+            sampler.add(range(4))
+            sampler.update(torch.arange(4), errors)
+            drawn = [sampler.sample(4)[0] for _ in range(4)]
+            assert max(int(slots.max()) for slots in drawn) < 4
+            if draw == "distinct":
+                assert all(sorted(slots.tolist()) == [0, 1, 2, 3] for slots in drawn)
+            elif not errors.any():
+                assert set(torch.cat(drawn).tolist()) == {0, 1, 2, 3}
+
+
 def test_the_replay_passes_weights_and_priorities_on() -> None:
     replay = Replay(64, PrioritizedSampler(weights=ImportanceWeights(1.0)), num_envs=1)
     for k in range(64):
