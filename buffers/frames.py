@@ -3,13 +3,28 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from rlsuite.buffers.ring import Ring
 from rlsuite.types import State
+
+
+class Pending(NamedTuple):
+    """Transitions of M environments that were found right, and are not stored yet."""
+
+    envs: range
+    next_obs: Tensor
+    """(M, S, *frame) the stacks to go on from."""
+    new: list[Tensor]
+    """Frames to store."""
+    frames: NDArray[np.int64]
+    """(M, S + 1) a transition's frames, the last S of them the successor's, as numbers counted from
+    the first ever stored."""
 
 
 class FrameStacks:
@@ -46,31 +61,46 @@ class FrameStacks:
         self._numbers = np.zeros((num_envs, self.size), np.int64)
         self._last: list[Tensor | None] = [None] * num_envs
 
-    def add(self, envs: range, obs: Tensor, next_obs: Tensor) -> tuple[Tensor, int]:
-        """Store (M, S, *frame) stacks and their successors, on the CPU.
+    def plan(self, envs: range, obs: Tensor, next_obs: Tensor) -> Pending:
+        """How (M, S, *frame) stacks and their successors, on the CPU, will be stored.
 
-        Returns (M, S + 1) int32: a transition's frames in the ring, the last S of them the
-        successor's; and the oldest frame they need, as a number counted from the first ever stored.
-        Raises ValueError if a successor is no shifted stack.
+        Changes nothing. Raises ValueError for other frames than the first were, or if a successor
+        is no shifted stack.
         """
+        shape = (len(envs), self.size, *self.frame_shape)
+        for name, stacks in (("obs", obs), ("next_obs", next_obs)):
+            if stacks.dtype != self.dtype or stacks.shape != shape:
+                raise ValueError(
+                    f"{name} is {stacks.dtype} {tuple(stacks.shape)}, "
+                    f"the replay holds {self.dtype} {shape}"
+                )
         new: list[Tensor] = []
         rows = np.empty((len(envs), self.size + 1), np.int64)
         for i, env in enumerate(envs):
             last = self._last[env]
             if last is None or not torch.equal(obs[i], last):
-                self._numbers[env] = self._store(obs[i], new)
+                rows[i, :-1] = self._number(obs[i], new)
+            else:
+                rows[i, :-1] = self._numbers[env]
             if not torch.equal(next_obs[i, :-1], obs[i, 1:]):
                 raise ValueError(
                     "next_obs is not obs moved on by one frame: frame_stack needs observations "
                     f"(N, {self.size}, ...) with the newest frame last"
                 )
-            rows[i, :-1] = self._numbers[env]
             rows[i, -1] = self.ring.written + len(new)
             new.append(next_obs[i, -1])
-            self._numbers[env] = rows[i, 1:]
-            self._last[env] = next_obs[i].clone()
-        self._write(new)
-        return torch.from_numpy((rows % self.ring.capacity).astype(np.int32)), int(rows.min())
+        return Pending(envs, next_obs, new, rows)
+
+    def places(self, pending: Pending) -> Tensor:
+        """(M, S + 1) int32: where its frames are in the ring once they are stored."""
+        return torch.from_numpy((pending.frames % self.ring.capacity).astype(np.int32))
+
+    def store(self, pending: Pending) -> None:
+        """Store what ``plan`` returned last."""
+        self._write(pending.new)
+        for i, env in enumerate(pending.envs):
+            self._numbers[env] = pending.frames[i, 1:]
+            self._last[env] = pending.next_obs[i].clone()
 
     def oldest(self) -> int:
         """Number of the oldest frame that is still there."""
@@ -96,7 +126,7 @@ class FrameStacks:
         """``out`` of ``stacks`` seen as frames: (*shape, *frame)."""
         return out.view(self.dtype).view(*shape, *self.frame_shape)
 
-    def _store(self, stack: Tensor, new: list[Tensor]) -> list[int]:
+    def _number(self, stack: Tensor, new: list[Tensor]) -> list[int]:
         numbers: list[int] = []
         for k, frame in enumerate(stack):
             if not (k and torch.equal(frame, stack[k - 1])):

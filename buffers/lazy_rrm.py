@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from rlsuite.buffers.checks import require_numbers, require_slots
 from rlsuite.buffers.prioritized import (
+    Greatest,
     ImportanceWeights,
     Priorities,
     Priority,
     fractions,
-    require_numbers,
 )
-from rlsuite.buffers.rrm import MASK
+from rlsuite.buffers.rrm import MASK, RRMDraw, require_rrm
 from rlsuite.rng import generator
 from rlsuite.types import State
 
@@ -39,14 +39,15 @@ class LazyRRMSampler:
         *,
         priority: Priority | None = None,
         weights: ImportanceWeights | None = None,
-        draw: Literal["distinct", "stratified"] = "distinct",
-        greatest: Literal["ever", "stored"] = "ever",
+        draw: RRMDraw = "distinct",
+        greatest: Greatest = "ever",
         deficit_cap: float | None = None,
     ) -> None:
         """See ``DenseRRMSampler``."""
+        require_rrm(draw, deficit_cap)
         self.priorities = Priorities(priority, weights, greatest)
         self._cap = math.inf if deficit_cap is None else deficit_cap
-        self.draw: Literal["distinct", "stratified"] = draw
+        self.draw: RRMDraw = draw
         self._seed = seed
         self._clock = self._carry = 0.0
 
@@ -162,11 +163,13 @@ class LazyRRMSampler:
     def update(self, slots: Tensor, priority: Tensor) -> None:
         """Set priorities from (n,) errors. Of a slot that comes twice the greatest counts.
 
-        Raises ValueError on the CPU for an error that is no finite number; nothing is changed then.
+        Raises ValueError for other shapes, and on the CPU for a slot that there is not or an error
+        that is no finite number; nothing is changed then.
         """
+        index = slots.numpy(force=True)
+        require_slots(index, priority, self.priorities.capacity)
         require_numbers(priority, priority.abs().max())
         self._settle()
-        index = slots.numpy(force=True)
         self._kernels.refresh(self._rates, self._accounts, self._clock, index)
         self.priorities.update(slots, priority)
         self._look(index)

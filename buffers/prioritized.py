@@ -10,13 +10,18 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from rlsuite.buffers.checks import require_choice, require_numbers, require_slots
 from rlsuite.buffers.sums import Array, Sums, make_sums, namespace
-from rlsuite.errors import NotFiniteError
 from rlsuite.rng import generator
 from rlsuite.types import State
 
 Draw = Literal["with_replacement", "stratified", "systematic", "distinct"]
+Greatest = Literal["ever", "stored"]
+Normalize = Literal["batch", "buffer", "none"]
 Floats = torch.float64
+LEAST_WEIGHT = 1e-300
+"""Of what can be drawn: an error's power may be zero, which means that a slot is not there. The
+least of the normal numbers is 2e-308; what RR-M masks has to be above it too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +35,14 @@ class ImportanceWeights:
 
     beta: float = 0.4
     anneal_batches: int | None = None
-    normalize: Literal["batch", "buffer", "none"] = "batch"
+    normalize: Normalize = "batch"
 
     def __post_init__(self) -> None:
         if not 0 <= self.beta <= 1:
             raise ValueError(f"beta must be in [0, 1], not {self.beta}")
+        if self.anneal_batches is not None and not self.anneal_batches >= 1:
+            raise ValueError(f"anneal_batches must be 1 or more, or None: {self.anneal_batches}")
+        require_choice("normalize", self.normalize, Normalize)
 
     def beta_after(self, batches: int) -> float:
         """beta for the batch that follows ``batches`` batches."""
@@ -75,12 +83,12 @@ class Priority:
     least: float = 0.0
 
     def __post_init__(self) -> None:
-        if not self.alpha >= 0:
-            raise ValueError(f"alpha must be 0 or more, not {self.alpha}")
-        if not (self.epsilon >= 0 and self.least >= 0 and self.epsilon + self.least > 0):
+        if not 0 <= self.alpha < math.inf:
+            raise ValueError(f"alpha must be 0 or more and finite, not {self.alpha}")
+        if not (self.epsilon >= 0 and self.least >= 0 and 0 < self.epsilon + self.least < math.inf):
             raise ValueError(
-                "epsilon or least must be above 0, or what has no error is never drawn again: got "
-                f"{self.epsilon}, {self.least}"
+                "epsilon or least must be above 0, or what has no error is never drawn again, and "
+                f"both finite: got {self.epsilon}, {self.least}"
             )
 
 
@@ -90,18 +98,7 @@ def prioritize(
     """(B,) weights of errors of (B,) ``size``, and the greatest priority before the exponent, or
     the one in ``most`` if that is greater."""
     raw = (size + epsilon).clip(least, math.inf)
-    return raw**alpha, raw.clip(most.min()).max()
-
-
-def require_numbers(error: Tensor, greatest: Any) -> None:
-    """Raises NotFiniteError for (B,) errors that are infinite or no number, naming the first.
-
-    ``greatest`` is 0-d, of their sizes: no number if any is none. On the CPU alone: elsewhere the
-    host would have to wait for the device.
-    """
-    if error.is_cpu and not math.isfinite(float(greatest)):
-        place = int(error.isfinite().logical_not().nonzero()[0])
-        raise NotFiniteError(f"priority {place} of the batch is infinite or no number")
+    return (raw**alpha).clip(LEAST_WEIGHT, math.inf), raw.clip(most.min()).max()
 
 
 def lap(alpha: float = 0.4, least: float = 1.0) -> Priority:
@@ -121,9 +118,10 @@ class Priorities:
         self,
         rule: Priority | None,
         weights: ImportanceWeights | None,
-        greatest: Literal["ever", "stored"],
+        greatest: Greatest,
     ) -> None:
-        """``weights`` None gives none."""
+        """``weights`` None gives none. Raises ValueError for another ``greatest``."""
+        require_choice("greatest", greatest, Greatest)
         self.rule, self.weights, self.greatest = rule or Priority(), weights, greatest
         self.batches = 0
         """Batches weighed, on which beta depends."""
@@ -185,14 +183,16 @@ class Priorities:
     def update(self, slots: Tensor, error: Tensor) -> None:
         """Weights from (B,) errors; slots dropped meanwhile stay out.
 
-        Raises ValueError on the CPU for an error that is no finite number; nothing is changed then.
+        Raises ValueError for other shapes, and on the CPU for a slot that there is not or an error
+        that is no finite number; nothing is changed then.
         """
         sums = self.sums
-        rule, size = self.rule, sums.sizes(error)
+        rule, index, size = self.rule, sums.array(slots), sums.sizes(error)
+        require_slots(index, size, self.capacity)
         value, most = self._prioritize(size, rule.epsilon, rule.least, rule.alpha, self.max)
         require_numbers(error, most)
         self.settle()
-        sums.revise(sums.array(slots), value)  # which refuses what overflows
+        sums.revise(index, value)  # which refuses what overflows
         self.max[0] = most
 
     def require(self, n: int) -> None:
@@ -254,9 +254,13 @@ class PrioritizedSampler:
         priority: Priority | None = None,
         weights: ImportanceWeights | None = None,
         draw: Draw = "with_replacement",
-        greatest: Literal["ever", "stored"] = "ever",
+        greatest: Greatest = "ever",
     ) -> None:
-        """Without ``weights`` there are no importance weights (LAP needs none)."""
+        """Without ``weights`` there are no importance weights (LAP needs none).
+
+        Raises ValueError for another ``draw`` or ``greatest``.
+        """
+        require_choice("draw", draw, Draw)
         self.priorities = Priorities(priority, weights, greatest)
         self.draw: Draw = draw
         self._seed = seed
@@ -293,7 +297,8 @@ class PrioritizedSampler:
     def update(self, slots: Tensor, priority: Tensor) -> None:
         """Set priorities from (n,) errors. Of a slot that comes twice the greatest counts.
 
-        Raises ValueError on the CPU for an error that is no finite number; nothing is changed then.
+        Raises ValueError for other shapes, and on the CPU for a slot that there is not or an error
+        that is no finite number; nothing is changed then.
         """
         self.priorities.update(slots, priority)
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rlsuite.buffers.prioritized import Floats, ImportanceWeights, importance, require_numbers
+from rlsuite.buffers.checks import require_numbers, require_slots
+from rlsuite.buffers.prioritized import Floats, ImportanceWeights, importance
 from rlsuite.rng import generator
 from rlsuite.types import State
 
@@ -85,8 +86,10 @@ class RankSampler:
     def update(self, slots: Tensor, priority: Tensor) -> None:
         """Set (n,) errors. Of a slot that comes twice the greatest counts.
 
-        Raises ValueError on the CPU for an error that is no finite number; nothing is changed then.
+        Raises ValueError for other shapes, and on the CPU for a slot that there is not or an error
+        that is no finite number; nothing is changed then.
         """
+        require_slots(slots, priority, self.capacity)
         require_numbers(priority, priority.abs().max())
         error = priority.abs().to(torch.float32)
         torch.maximum(self._max, error.max(), out=self._max)

@@ -19,9 +19,9 @@ class RecencySampler:
     """
 
     def __init__(self, seed: int = 0, *, horizon: float = 100_000.0) -> None:
-        """Raises ValueError unless ``horizon`` is above 0."""
-        if not horizon > 0:
-            raise ValueError(f"horizon must be above 0, not {horizon}")
+        """Raises ValueError unless ``horizon`` is above 0 and finite."""
+        if not 0 < horizon < math.inf:
+            raise ValueError(f"horizon must be above 0 and finite, not {horizon}")
         self.horizon = horizon
         self.size = self._next = self._capacity = 0
         self._generator = generator(seed, "recency sampler")

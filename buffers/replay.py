@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -9,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rlsuite.buffers.frames import FrameStacks
+from rlsuite.buffers.frames import FrameStacks, Pending
 from rlsuite.buffers.output import Output, allocate
 from rlsuite.buffers.ring import Ring
 from rlsuite.buffers.rows import Field, flatten, mismatch, nest, pack
@@ -82,14 +83,21 @@ class Replay:
 
         Memory is taken at the first ``add``, which tells the shapes. With ``directory`` the data
         are in a file there, for a replay that is larger than memory (CPU only). Raises ValueError
-        for sizes below one or a discount outside [0, 1], UserError for a directory with another
-        device than the CPU.
+        for sizes that are no whole numbers from 1 on, a discount outside [0, 1] or what is no
+        sampler, UserError for a directory with another device than the CPU.
         """
-        if min(capacity, num_envs, n_step, frame_stack) < 1 or not 0 <= discount <= 1:
+        sizes = (capacity, num_envs, n_step, frame_stack)
+        if (
+            not all(isinstance(size, Integral) for size in sizes)
+            or min(sizes) < 1
+            or not 0 <= discount <= 1
+        ):
             raise ValueError(
-                "need capacity, num_envs, n_step, frame_stack >= 1 and discount in [0, 1]: got "
-                f"{capacity}, {num_envs}, {n_step}, {frame_stack}, {discount}"
+                "need whole numbers capacity, num_envs, n_step, frame_stack >= 1 and discount in "
+                f"[0, 1]: got {capacity}, {num_envs}, {n_step}, {frame_stack}, {discount}"
             )
+        if isinstance(sampler, type) or not hasattr(sampler, "sample"):
+            raise ValueError(f"sampler is {sampler!r} but should be one, as ReshuffleSampler() is")
         self.steps = -(-capacity // num_envs)
         self.capacity = self.steps * num_envs
         self.num_envs = num_envs
@@ -147,12 +155,13 @@ class Replay:
         if env + count > self.num_envs:
             raise ValueError(f"got {count} transitions at environment {env} of {self.num_envs}")
         paths, leaves = flatten(step)
+        frames = pending = None
         if self.frame_stack > 1:
             given = dict(zip(paths, leaves, strict=True))
-            flat, oldest = self._add_frames(given, range(env, env + count))
+            frames, pending, flat = self._plan_frames(given, range(env, env + count))
             paths, leaves = tuple(flat), tuple(flat.values())
         if not self._fields:
-            self._allocate(*pack(dict(zip(paths, map(torch.as_tensor, leaves), strict=True))))
+            self._begin(dict(zip(paths, map(torch.as_tensor, leaves), strict=True)), count)
         if paths != self._paths:
             leaves = self._in_order(dict(zip(paths, leaves, strict=True)))
         start = written % self.capacity
@@ -161,10 +170,14 @@ class Replay:
         else:
             self._copy([torch.as_tensor(leaf).detach() for leaf in leaves], start, count)
         self._ring.written += count
+        if frames and pending:
+            # Only now: had the row been refused, frames of the oldest would be overwritten.
+            if self._frames is None:
+                self._frames, self._oldest_frame = frames, np.zeros(self.capacity, np.int64)
+            frames.store(pending)
+            self._oldest_frame[start : start + count] = pending.frames.min()
         self.sampler.add(range(start, start + count))
-        if self._frames:
-            # Only now: had the row been refused, its slot would still be the old transition's.
-            self._oldest_frame[start : start + count] = oldest
+        if frames:
             self._give_up(count)
 
     def _in_order(self, flat: dict[str, Any]) -> tuple[Any, ...]:
@@ -180,17 +193,28 @@ class Replay:
         for path, leaf in zip(self._paths, leaves, strict=True):
             self._columns[path][start : start + count].copy_(leaf, non_blocking=True)
 
-    def _add_frames(self, flat: dict[str, Any], envs: range) -> tuple[dict[str, Any], int]:
-        """Store the frames, whose numbers stand for both observations; the oldest one needed."""
+    def _begin(self, example: dict[str, Tensor], count: int) -> None:
+        """Take the memory for transitions like the first."""
+        for path, leaf in example.items():
+            if leaf.shape[:1] != (count,):
+                raise ValueError(f"{path} is {tuple(leaf.shape)}, of {count} transitions")
+        self._allocate(*pack(example))
+
+    def _plan_frames(
+        self, flat: dict[str, Any], envs: range
+    ) -> tuple[FrameStacks, Pending, dict[str, Any]]:
+        """The stacks, what they will store, and a row in which numbers of frames stand for both
+        observations."""
         obs, next_obs = flat.get("obs"), flat.get("next_obs")
         if obs is None or next_obs is None or obs.ndim < 3 or obs.shape[1] != self.frame_stack:
             found = "a dict" if obs is None else f"{tuple(obs.shape)}"
             raise ValueError(f"frame_stack {self.frame_stack} needs (N, S, ...) obs, not {found}")
         obs, next_obs = torch.as_tensor(obs), torch.as_tensor(next_obs)
         rest = {path: leaf for path, leaf in flat.items() if path not in ("obs", "next_obs")}
-        if self._frames is None:
+        frames = self._frames
+        if frames is None:
             row = {"frames": torch.empty(1, self.frame_stack + 1, dtype=torch.int32), **rest}
-            self._frames = FrameStacks(
+            frames = FrameStacks(
                 self.capacity,
                 obs,
                 self.num_envs,
@@ -198,9 +222,8 @@ class Replay:
                 self.directory,
                 beside=self.capacity * pack(row)[1],
             )
-            self._oldest_frame = np.zeros(self.capacity, np.int64)
-        numbers, oldest = self._frames.add(envs, obs, next_obs)
-        return {"frames": numbers, **rest}, oldest
+        pending = frames.plan(envs, obs, next_obs)
+        return frames, pending, {"frames": frames.places(pending), **rest}
 
     def _give_up(self, count: int) -> None:
         """Drop the oldest transitions, about ``count`` at once, until no frame of any is missing.
@@ -258,7 +281,10 @@ class Replay:
             )
 
     def update(self, batch: Batch, priority: Tensor | None) -> None:
-        """Hand (B,) priorities of a sampled batch to the sampler."""
+        """Hand (B,) priorities of a sampled batch to the sampler.
+
+        Raises ValueError for another number of them, if the sampler looks at priorities.
+        """
         if priority is not None:
             self.sampler.update(batch.index, priority)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import tempfile
@@ -128,8 +129,25 @@ def _on_disk(directory: Path, size: int) -> Tensor:
         handle, path = tempfile.mkstemp(prefix="replay-", dir=directory)
     except OSError as error:
         raise UserError(f"replay.directory {directory} cannot be used: {error.strerror}") from error
-    os.close(handle)
     try:
+        _reserve(handle, size, directory)
         return torch.from_file(path, shared=True, size=size, dtype=torch.uint8)
     finally:
+        os.close(handle)
         os.unlink(path)  # the mapping keeps it until the process ends
+
+
+def _reserve(handle: int, size: int, directory: Path) -> None:
+    """Take the blocks now: a write to the mapping of a full disk would kill the process."""
+    if not hasattr(os, "posix_fallocate"):
+        return
+    try:
+        os.posix_fallocate(handle, 0, size)
+    except OSError as error:
+        if error.errno in (errno.EINVAL, errno.EOPNOTSUPP):  # not every file system can
+            return
+        free = shutil.disk_usage(directory).free
+        raise UserError(
+            f"replay.directory {directory} cannot hold {size:,} bytes more, {free:,} are free: "
+            f"{error.strerror}; set replay.capacity to less or make room"
+        ) from error

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from rlsuite.buffers.checks import require_choice, require_numbers, require_slots
 from rlsuite.buffers.prioritized import (
     Floats,
+    Greatest,
     ImportanceWeights,
     Priorities,
     Priority,
     fractions,
-    require_numbers,
 )
 from rlsuite.buffers.sums import FlatSums
 from rlsuite.rng import generator
@@ -21,6 +23,15 @@ from rlsuite.types import State
 
 MASK = 1e-8
 """What the priority of an oversampled slot is multiplied with: not 0, so that the sum never is."""
+
+RRMDraw = Literal["distinct", "stratified"]
+
+
+def require_rrm(draw: str, deficit_cap: float | None) -> None:
+    """Raises ValueError for a ``draw`` or a ``deficit_cap`` that there is not."""
+    require_choice("draw", draw, RRMDraw)
+    if deficit_cap is not None and not 0 < deficit_cap < math.inf:
+        raise ValueError(f"deficit_cap must be above 0 and finite, or None: {deficit_cap}")
 
 
 class DenseRRMSampler:
@@ -47,14 +58,18 @@ class DenseRRMSampler:
         *,
         priority: Priority | None = None,
         weights: ImportanceWeights | None = None,
-        draw: Literal["distinct", "stratified"] = "distinct",
-        greatest: Literal["ever", "stored"] = "ever",
+        draw: RRMDraw = "distinct",
+        greatest: Greatest = "ever",
         deficit_cap: float | None = None,
     ) -> None:
-        """Without ``weights`` there are no importance weights; they are those of plain PER."""
+        """Without ``weights`` there are no importance weights; they are those of plain PER.
+
+        Raises ValueError for another ``draw`` or ``greatest``, or a ``deficit_cap`` of 0 or less.
+        """
+        require_rrm(draw, deficit_cap)
         self.priorities = Priorities(priority, weights, greatest)
         self.deficit_cap = deficit_cap
-        self.draw: Literal["distinct", "stratified"] = draw
+        self.draw: RRMDraw = draw
         self._seed = seed
 
     def prepare(self, capacity: int, device: torch.device) -> None:
@@ -129,8 +144,10 @@ class DenseRRMSampler:
     def update(self, slots: Tensor, priority: Tensor) -> None:
         """Set priorities from (n,) errors. Of a slot that comes twice the greatest counts.
 
-        Raises ValueError on the CPU for an error that is no finite number; nothing is changed then.
+        Raises ValueError for other shapes, and on the CPU for a slot that there is not or an error
+        that is no finite number; nothing is changed then.
         """
+        require_slots(slots, priority, self.priorities.capacity)
         require_numbers(priority, priority.abs().max())
         self._settle()
         self.priorities.update(slots, priority)

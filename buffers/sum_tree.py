@@ -57,7 +57,8 @@ class TreeSums:
     def set(self, slots: Ints, values: Floats) -> None:
         """Give (B,) slots (B,) weights; of a slot that comes twice the greatest stays.
 
-        Raises ValueError for a weight that is negative or no number; nothing is changed then.
+        Raises ValueError for a weight that is negative or no number; nothing is changed then. Slots
+        are taken as they are (``checks.require_slots`` sees to them).
         """
         _check(set_weights(self.tree, self.leaf, slots, values, False))
 
@@ -106,6 +107,15 @@ def _raise_sums(tree: Floats, nodes: Ints) -> None:
         for i in range(len(nodes)):
             nodes[i] >>= 1
             tree[nodes[i]] = tree[2 * nodes[i]] + tree[2 * nodes[i] + 1]
+
+
+@numba.njit(cache=True)
+def first_outside(slots: Ints, capacity: int) -> int:
+    """The first place of a slot that is not in [0, capacity), or -1."""
+    for i in range(len(slots)):
+        if not 0 <= slots[i] < capacity:
+            return i
+    return -1
 
 
 @numba.njit(cache=True)

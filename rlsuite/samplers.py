@@ -18,7 +18,9 @@ from rlsuite.buffers import (
     UniformSampler,
     lap,
 )
-from rlsuite.buffers.prioritized import Draw
+from rlsuite.buffers.prioritized import Draw, Greatest, Normalize
+from rlsuite.buffers.rrm import RRMDraw
+from rlsuite.errors import UserError
 from rlsuite.settings import Fraction, NonNegative, Positive, PositiveCount, settings
 from rlsuite.types import Sampler
 
@@ -60,12 +62,12 @@ class PrioritizedConfig:
     """Exponent of the importance weights at the start."""
     anneal_beta: Literal["training"] | PositiveCount | None = "training"
     """Updates over which beta rises to 1: all of the training, a number, or unset to keep it."""
-    normalize: Literal["batch", "buffer", "none"] = "batch"
+    normalize: Normalize = "batch"
     """Importance weights are divided by the greatest of the batch, by the greatest that any stored
     transition would have, or not at all."""
     draw: Draw = "with_replacement"
     """"with_replacement", "stratified", "systematic" or "distinct" (none twice in a batch)."""
-    new: Literal["ever", "stored"] = "ever"
+    new: Greatest = "ever"
     """New transitions get the greatest priority ever seen, or the greatest stored now."""
 
 
@@ -89,7 +91,7 @@ class RRMConfig:
     """Exponent of the priority."""
     least: Positive = 0.01
     """Least priority: the threshold of the agent's Huber loss."""
-    draw: Literal["distinct", "stratified"] = "distinct"
+    draw: RRMDraw = "distinct"
     """"distinct": none twice in a batch; "stratified": one from each of equal parts of the mass."""
     deficit_cap: Positive | None = None
     """Most draws that a transition may lag behind, for small replays. Unset is the paper's."""
@@ -113,7 +115,7 @@ class SamplerEntry(NamedTuple):
 
 def _weights(config: Any, context: Context) -> ImportanceWeights:
     anneal = context.updates if config.anneal_beta == "training" else config.anneal_beta
-    return ImportanceWeights(config.beta, anneal, getattr(config, "normalize", "batch"))
+    return ImportanceWeights(config.beta, anneal or None, getattr(config, "normalize", "batch"))
 
 
 def _rank(config: RankConfig, context: Context) -> Sampler:
@@ -156,6 +158,18 @@ SAMPLERS: dict[str, SamplerEntry] = {
     "rrm": SamplerEntry(RRMConfig, _rrm),
 }
 """By the ``replay.sampler`` of a config."""
+
+
+def made(make: Callable[[int], Sampler], seed: int) -> Sampler:
+    """The sampler that a user of an adapter asked for. Raises UserError for what makes none."""
+    if callable(make):
+        sampler = make(seed)
+        if hasattr(sampler, "sample"):
+            return sampler
+    raise UserError(
+        f"sampler is {make!r} but should be a class of rlsuite.buffers, such as ReshuffleSampler, "
+        "or a partial of one: it is called with a seed"
+    )
 
 
 SILENT_BATCHES = 1_000

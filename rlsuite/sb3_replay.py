@@ -17,7 +17,7 @@ from torch import Tensor
 
 from rlsuite.buffers import Replay, ReshuffleSampler
 from rlsuite.errors import UserError
-from rlsuite.samplers import PriorityWatch
+from rlsuite.samplers import PriorityWatch, made
 from rlsuite.tree import map_tree
 from rlsuite.types import Batch, Chunk, Sampler, State, Step, Tree
 
@@ -108,7 +108,7 @@ class SB3ReplayBuffer(ReplayBuffer):
     def reset(self) -> None:
         """Forget all transitions and begin the sampler's stream anew."""
         super().reset()
-        sampler = self._make_sampler(self._seed)
+        sampler = made(self._make_sampler, self._seed)
         self._replay = Replay(
             self.buffer_size * self.n_envs,
             sampler,

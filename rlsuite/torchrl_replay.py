@@ -18,7 +18,7 @@ from torch import Tensor
 
 from rlsuite.buffers import ReshuffleSampler
 from rlsuite.errors import UserError
-from rlsuite.samplers import PriorityWatch
+from rlsuite.samplers import PriorityWatch, made
 from rlsuite.types import Sampler, State
 
 try:
@@ -52,6 +52,7 @@ class TorchRLSampler(torchrl_samplers.Sampler):  # type: ignore[misc]
         """``max_capacity`` is the ``max_size`` of the storage, ``device`` where its data lie.
 
         ``sampler`` is called with the seed: a class of ``rlsuite.buffers`` or a partial of one.
+        Raises UserError for anything else.
         """
         self.max_capacity = max_capacity
         self.device = torch.device(device)
@@ -60,7 +61,7 @@ class TorchRLSampler(torchrl_samplers.Sampler):  # type: ignore[misc]
 
     def _empty(self) -> None:
         """Forget all items and begin the stream anew."""
-        self._sampler = self._make_sampler(self._seed)
+        self._sampler = made(self._make_sampler, self._seed)
         self._sampler.prepare(self.max_capacity, self.device)
         self._next = 0
         self._watch = PriorityWatch(
@@ -112,11 +113,14 @@ class TorchRLSampler(torchrl_samplers.Sampler):  # type: ignore[misc]
         return index, {} if weight is None else {"priority_weight": weight.to(self.device)}
 
     def update_priority(self, index: Any, priority: Any, *, storage: Any = None) -> None:
-        """Set priorities from (B,) errors, or one error for all of (B,) indices."""
+        """Set priorities from (B,) errors, or one error for all of (B,) indices.
+
+        Raises ValueError for more or fewer errors or, on the CPU, an index outside the storage.
+        """
         slots = torch.as_tensor(index, device=self.device).flatten()
-        error = torch.as_tensor(priority, device=self.device).detach()
+        error = torch.as_tensor(priority, device=self.device).detach().flatten()
         self._watch.updated()
-        self._sampler.update(slots, error.flatten().expand(slots.shape))
+        self._sampler.update(slots, error.expand(slots.shape) if len(error) == 1 else error)
 
     def mark_update(self, index: Any, *, storage: Any = None) -> None:
         """Changed items keep their priority."""

@@ -1,8 +1,11 @@
 """Frames stored once: stacks equal those that went in, memory, early giving up, saving, disk."""
 
 import dataclasses
+import os
 import subprocess
 import sys
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +23,7 @@ from rlsuite.buffers import (
 )
 from rlsuite.checkpoint import CheckpointStore
 from rlsuite.errors import UserError
-from rlsuite.types import Batch, Sampler, Step
+from rlsuite.types import Batch, Sampler, State, Step
 
 
 class Video:
@@ -248,11 +251,34 @@ def test_on_disk(tmp_path) -> None:
     a, b = (replay.sample(64) for replay in replays)
     assert torch.equal(a.obs, b.obs) and torch.equal(a.reward, b.reward)
     assert list(tmp_path.iterdir()) == []
-    missing = Replay(40, UniformSampler(0), directory=tmp_path / "missing")
+    missing = Replay(40, UniformSampler(0), num_envs=2, directory=tmp_path / "missing")
     with pytest.raises(UserError, match=r"replay\.directory .*missing cannot be used"):
-        missing.add(dataclasses.replace(step, obs=step.obs[:1], terminated=step.terminated[:1]))
+        missing.add(step)
     with pytest.raises(UserError, match=r"replay\.directory needs run\.device cpu"):
         Replay(40, UniformSampler(0), directory=tmp_path, device="meta")
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="the platform reserves nothing")
+def test_the_room_on_disk_is_taken_at_once(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sparse file's blocks may be gone when they are written: SIGBUS."""
+    resource = pytest.importorskip("resource")
+    taken, from_file = [], torch.from_file
+
+    def measured(path: str, **kwargs: Any) -> torch.Tensor:
+        taken.append(os.stat(path).st_blocks * 512)
+        return from_file(path, **kwargs)
+
+    monkeypatch.setattr(torch, "from_file", measured)
+    make = lambda: ring.Ring("rows", 1000, 9000, torch.device("cpu"), tmp_path)  # noqa: E731
+    assert make().rows.shape == (1000, 9000) and taken[0] >= 9_000_000
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8_000_000, limits[1]))
+    try:
+        with pytest.raises(UserError, match=rf"{tmp_path} cannot hold 9,000,000 bytes more, \d"):
+            make()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_wrong_use_is_named() -> None:
@@ -315,12 +341,49 @@ def test_memory() -> None:
     assert 0.99 <= float(out) <= 1.05
 
 
-def test_a_refused_transition_leaves_the_oldest_where_it_is() -> None:
-    """Its frames are there by then, its row is not."""
-    replay, video = Replay(3, UniformSampler(), frame_stack=4), Video(1, 1, 0)
-    for _ in range(3):
-        replay.add(video.step())
-    before, step = replay._oldest_frame.copy(), video.step()
-    with pytest.raises(ValueError, match=r"reward is torch\.float64"):
-        replay.add(dataclasses.replace(step, reward=step.reward.double()))
-    assert np.array_equal(replay._oldest_frame, before) and len(replay) == 3
+REFUSED: dict[str, Callable[[Step], dict[str, Any]]] = {
+    r"reward is torch\.float64": lambda step: {"reward": step.reward.double()},
+    "not obs moved on": lambda step: {"next_obs": torch.cat([step.next_obs[:1], step.obs[1:]])},
+    r"obs is torch\.float32": lambda step: {"obs": step.obs.float()},
+    r"next_obs is torch\.uint8 \(2, 4, 1, 2\)": lambda step: {"next_obs": step.next_obs[:, :, :1]},
+    r"obs is torch\.uint8 \(1, 4, 3, 2\)": lambda step: {"obs": step.obs[:1]},
+}
+
+
+@pytest.mark.parametrize("refusal", REFUSED)
+def test_a_refused_transition_changes_nothing(refusal: str) -> None:
+    """Nor in the ring of frames, whose oldest would be overwritten, nor what stacks go on from."""
+    ours, theirs = (Replay(20, UniformSampler(), num_envs=2, frame_stack=4) for _ in range(2))
+    video = Video(2, 2, seed=0, ends=0.0)
+    for k in range(30):
+        step = video.step()
+        if k:
+            with pytest.raises(ValueError, match=refusal):
+                ours.add(dataclasses.replace(step, **REFUSED[refusal](step)))
+            video.check(ours, ours.sample(20))
+        if k % 3:  # else it is missed: the next stacks begin anew
+            continue
+        for replay in (ours, theirs):
+            replay.add(step)
+    assert all(map(torch.equal, *(tensors(replay.state_dict()) for replay in (ours, theirs))))
+
+
+def test_a_refused_first_transition_settles_nothing() -> None:
+    replay, step = Replay(20, UniformSampler(), num_envs=2, frame_stack=4), Video(2, 2, 0).step()
+    other = dataclasses.replace(step, obs=step.obs.float(), next_obs=step.next_obs.float())
+    for bad, change in {
+        "not obs moved on": {"next_obs": other.obs},
+        r"reward is \(1,\), of 2 transitions": {"reward": step.reward[:1]},
+    }.items():
+        with pytest.raises(ValueError, match=bad):
+            replay.add(dataclasses.replace(other, **change))
+        assert replay.nbytes == 0
+    replay.add(step)
+    assert replay.sample(3).obs.dtype == torch.uint8
+
+
+def tensors(state: State) -> list[torch.Tensor]:
+    """The frames, what they go on from, and the rows."""
+    frames, rows = state["frames"], state["ring"]["rows"]
+    chunks = [*frames["ring"]["rows"].values(), *rows.values()]
+    return [frames["numbers"], *frames["last"].values(), *(c.tensors["rows"] for c in chunks)]

@@ -30,6 +30,7 @@ LAYERS: list[list[str]] = [
         "buffers.reshuffle",
         "buffers.recency",
         "buffers.sum_tree",
+        "buffers.checks",
         "buffers.sums",
         "buffers.prioritized",
         "buffers.rank",

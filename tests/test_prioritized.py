@@ -31,6 +31,7 @@ from rlsuite.buffers.sums import FlatSums
 from rlsuite.types import Step
 
 CPU = torch.device("cpu")
+PRIORITIZED = [PrioritizedSampler, RankSampler, DenseRRMSampler, LazyRRMSampler]
 DRAWS: list[Draw] = ["with_replacement", "stratified", "systematic", "distinct"]
 
 
@@ -281,6 +282,37 @@ def test_saved_and_loaded_it_goes_on(draw: Draw) -> None:
             sampler.add(range(120 + k % 80, 121 + k % 80))
 
 
+WRONG: dict[str, Callable[[], object]] = {
+    "draw is 'stratifed' but .* 'with_replacement', 'stratified', 'systematic', 'distinct'": (
+        lambda: PrioritizedSampler(draw="stratifed")  # type: ignore[arg-type]
+    ),
+    "draw is 'systematic' but should be one of 'distinct', 'stratified'": (
+        lambda: LazyRRMSampler(draw="systematic")  # type: ignore[arg-type]
+    ),
+    "draw is 'x'": lambda: DenseRRMSampler(draw="x"),  # type: ignore[arg-type]
+    "greatest is 'x' but should be one of 'ever', 'stored'": (
+        lambda: PrioritizedSampler(greatest="x")  # type: ignore[arg-type]
+    ),
+    "normalize is 'max' but": lambda: ImportanceWeights(normalize="max"),  # type: ignore[arg-type]
+    "anneal_batches must be 1 or more, or None: -5": lambda: ImportanceWeights(0.4, -5),
+    "deficit_cap must be .* -1": lambda: DenseRRMSampler(deficit_cap=-1.0),
+    "deficit_cap must be .* nan": lambda: LazyRRMSampler(deficit_cap=math.nan),
+    "both finite: got inf": lambda: Priority(epsilon=math.inf),
+    "alpha must be .* inf": lambda: Priority(math.inf),
+    "horizon must be .* inf": lambda: RecencySampler(horizon=math.inf),
+    "whole numbers .* got 10.5": lambda: Replay(10.5, RecencySampler()),  # type: ignore[arg-type]
+    "n_step.* got 10, 1, 2.0": lambda: Replay(10, RecencySampler(), n_step=2.0),  # type: ignore[arg-type]
+    "sampler is <class .*RecencySampler'> but": lambda: Replay(10, RecencySampler),  # type: ignore[arg-type]
+}
+
+
+@pytest.mark.parametrize("message", WRONG)
+def test_what_makes_no_sense_is_refused(message: str) -> None:
+    """A draw misspelt was drawn in another way, silently."""
+    with pytest.raises(ValueError, match=message):
+        WRONG[message]()
+
+
 def test_wrong_use_is_named() -> None:
     with pytest.raises(ValueError, match="never drawn again"):
         Priority(0.6, 0.0)
@@ -298,7 +330,7 @@ def test_wrong_use_is_named() -> None:
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-@pytest.mark.parametrize("make", [PrioritizedSampler, RankSampler, DenseRRMSampler, LazyRRMSampler])
+@pytest.mark.parametrize("make", PRIORITIZED)
 def test_an_error_that_is_no_number_changes_nothing(make: Callable[[int], Any], bad: float) -> None:
     """On the CPU it is refused with its place; who catches that can go on."""
     ours, theirs = make(3), make(3)
@@ -320,11 +352,67 @@ def same(a: object, b: object) -> bool:
     return torch.equal(a, b) if isinstance(a, Tensor) and isinstance(b, Tensor) else a == b
 
 
+ODD_UPDATES = {
+    r"slot 100 of the batch is outside \[0, 40\)": ([3, 100], (2,)),
+    r"slot -3 of the batch is outside \[0, 40\)": ([-3], (1,)),
+    r"slot 100000000 of the batch": ([100_000_000], (1,)),
+    r"got \(2,\) and \(1,\)": ([3, 4], (1,)),
+    r"got \(2,\) and \(2, 1\)": ([3, 4], (2, 1)),
+    r"got \(2, 1\) and \(2, 1\)": ([[3], [4]], (2, 1)),
+    r"at least one: got \(0,\) and \(0,\)": ([], (0,)),
+    "slots in int64, not float64": ([3.0], (1,)),
+}
+
+
+@pytest.mark.parametrize("message", ODD_UPDATES)
+@pytest.mark.parametrize("make", PRIORITIZED)
+def test_an_update_of_what_is_not_there_changes_nothing(
+    make: Callable[[int], Any], message: str
+) -> None:
+    """Compiled code looks at no bounds: the tree was overwritten, or the process died."""
+    sampler = make(0)
+    sampler.prepare(40, CPU)
+    sampler.add(range(40))
+    before = tree_leaves(sampler.state_dict())
+    slots, shape = ODD_UPDATES[message]
+    index = torch.tensor(slots, dtype=torch.float64 if slots == [3.0] else torch.int64)
+    with pytest.raises(ValueError, match=message):
+        sampler.update(index, torch.full(shape, 5.0))
+    assert all(map(same, tree_leaves(sampler.state_dict()), before))
+
+
+def test_priorities_of_another_batch_are_refused() -> None:
+    replay = Replay(8, PrioritizedSampler())
+    x, no = torch.zeros(1), torch.zeros(1, dtype=torch.bool)
+    replay.add(Step(x, x, x, x, no, no))
+    batch = replay.sample(8)
+    for count in (4, 1):
+        with pytest.raises(ValueError, match=rf"got \(8,\) and \({count},\)"):
+            replay.update(batch, torch.ones(count))
+
+
 def test_an_error_whose_power_is_infinite_is_refused_too() -> None:
     sampler = sampler_of(torch.ones(4), priority=Priority(9.0))
     with pytest.raises(ValueError, match="priority 1 of the batch"):
         sampler.update(torch.tensor([0, 1]), torch.tensor([1.0, 1e38]))
     assert float(sampler.priorities.max[0]) < 2
+
+
+@pytest.mark.parametrize("make", [PrioritizedSampler, DenseRRMSampler, LazyRRMSampler])
+def test_an_error_whose_power_is_zero_is_drawn_all_the_same(make: Callable[..., Any]) -> None:
+    """A weight of zero means that nothing is stored there."""
+    for errors in (torch.zeros(4), torch.tensor([0.0, 0.0, 0.0, 1.0])):
+        for draw in ("distinct", "stratified"):
+            sampler = make(0, priority=Priority(60.0), draw=draw)
+            sampler.prepare(9, CPU)
+            sampler.add(range(4))
+            sampler.update(torch.arange(4), errors)
+            drawn = [sampler.sample(4)[0] for _ in range(4)]
+            assert max(int(slots.max()) for slots in drawn) < 4
+            if draw == "distinct":
+                assert all(sorted(slots.tolist()) == [0, 1, 2, 3] for slots in drawn)
+            elif not errors.any():
+                assert set(torch.cat(drawn).tolist()) == {0, 1, 2, 3}
 
 
 def test_the_replay_passes_weights_and_priorities_on() -> None:

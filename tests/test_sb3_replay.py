@@ -281,6 +281,9 @@ def test_refusals() -> None:
         SB3ReplayBuffer(8, space, space, n_sampled_goal=4)
     with pytest.raises(UserError, match="leave optimize_memory_usage off"):
         SB3ReplayBuffer(8, space, space, optimize_memory_usage=True)
+    for wrong in ("uniform", UniformSampler(), lambda seed: None):
+        with pytest.raises(UserError, match="should be a class of"):
+            SB3ReplayBuffer(8, space, space, device="cpu", sampler=wrong)  # type: ignore[arg-type]
     buffer = SB3ReplayBuffer(8, space, space, device="cpu")
     with pytest.raises(ValueError, match="empty replay"):
         buffer.sample(2)

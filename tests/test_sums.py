@@ -87,6 +87,23 @@ def test_a_weight_of_zero_is_never_found(form: str, n: int) -> None:
         assert not zeros[found].any()
 
 
+@pytest.mark.parametrize("form", ["flat", "blocks"])
+def test_a_running_sum_that_rises_where_there_is_nothing(
+    form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A device adds in parallel: the sum may rise, or fall, by a rounding error at a zero."""
+    n = 200
+    zeros = torch.arange(n) % 3 > 0
+    sums = filled(form, torch.where(zeros, 0.0, 1.0).double())
+    exact = Tensor.cumsum
+    noise = 0.01 * torch.rand(n, dtype=torch.float64, generator=torch.manual_seed(0))
+    monkeypatch.setattr(
+        Tensor, "cumsum", lambda self, dim: exact(self, dim) + noise[: self.shape[dim]]
+    )
+    uniform = torch.rand(20_000, dtype=torch.float64, generator=torch.manual_seed(1))
+    assert not zeros[sums.find(uniform)].any()
+
+
 @forms
 def test_the_last_slot_counts(form: str) -> None:
     """stable-baselines #941: the last item was left out of the mass; ray #7180: a full ring."""

@@ -147,6 +147,8 @@ def test_empty_begins_anew() -> None:
 def test_refusals() -> None:
     with pytest.raises(UserError, match="storage of one dimension"):
         TorchRLSampler(8).extend(torch.zeros(3, 2, dtype=torch.int64))
+    with pytest.raises(UserError, match="sampler is 'uniform' but should be a class of"):
+        TorchRLSampler(8, "uniform")  # type: ignore[arg-type]
     with pytest.raises(UserError, match="max_size=30"):
         buffer = ReplayBuffer(storage=LazyTensorStorage(20), sampler=TorchRLSampler(30))
         buffer.extend(items(*range(15)))
@@ -155,6 +157,16 @@ def test_refusals() -> None:
     with pytest.raises(UserError, match="written in order"):
         for name in (5, 3, 2, 1, 9, 8):
             buffer.extend(items(name))
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS[2:])
+def test_priorities_of_items_that_are_not_there_are_refused(sampler: Any) -> None:
+    buffer = make(sampler)
+    buffer.extend(items(*range(40)))
+    with pytest.raises(ValueError, match=r"slot 100 of the batch is outside \[0, 40\)"):
+        buffer.update_priority(torch.tensor([100]), torch.tensor([9.0]))
+    with pytest.raises(ValueError, match=r"got \(8,\) and \(4,\)"):
+        buffer.update_priority(buffer.sample()["index"], torch.ones(4))
 
 
 def test_silence_is_reported_once(monkeypatch: pytest.MonkeyPatch) -> None:
