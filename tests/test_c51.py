@@ -106,7 +106,8 @@ def test_update_by_hand() -> None:
     Its atoms with reward 0.5 and discount 0.5 are at 0.5, 1, 1.5: probabilities 0.2, 0.2, 0.6 give
     0.1, 0.6, 0.3. The prediction is 0.25, 0.25, 0.5 (worth 1.25): cross-entropy
     0.7 ln 4 + 0.3 ln 2 = 1.178350, entropy 0.897946, divergence 0.280404. The terminal transition
-    is worth its reward 2, all mass at the last atom: cross-entropy and divergence ln 2.
+    is worth its reward 1, all mass at the middle atom: cross-entropy and divergence ln 4. (At the
+    ends of the support a bootstrapped value would be cut off.)
     """
     agent = agent_saying(
         [[0.8, 0.1, 0.1], [0.25, 0.25, 0.5]],
@@ -115,14 +116,14 @@ def test_update_by_hand() -> None:
     batch = replace(
         make_batch(2),
         action=torch.tensor([4, 4]),
-        reward=torch.tensor([0.5, 2.0]),
+        reward=torch.tensor([0.5, 1.0]),
         discount=torch.tensor([0.5, 0.0]),
         weight=torch.tensor([1.0, 3.0]),
     )
     update = agent.update(batch)
-    expected = torch.tensor([0.280404, 0.693147])
+    expected = torch.tensor([0.280404, 1.386294])
     torch.testing.assert_close(update.priority, expected, rtol=0, atol=1e-5)
-    loss = (1.178350 + 3 * 0.693147) / 2
+    loss = (1.178350 + 3 * 1.386294) / 2
     assert update.metrics["loss/critic"].item() == pytest.approx(loss, abs=1e-5)
     assert update.metrics["value/q"].item() == pytest.approx(1.25, abs=1e-6)
 

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,11 +15,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlsuite.buffers import (
+    DenseRRMSampler,
+    LazyRRMSampler,
     PrioritizedSampler,
+    RankSampler,
     RecencySampler,
     Replay,
     ReshuffleSampler,
     UniformSampler,
+    lap,
     ring,
 )
 from rlsuite.checkpoint import CheckpointStore
@@ -88,18 +93,27 @@ class Video:
                 )
 
 
-SAMPLERS = {
+SAMPLERS: dict[str, Callable[[int], Sampler]] = {
     "uniform": UniformSampler,
     "reshuffle": ReshuffleSampler,
     "prioritized": PrioritizedSampler,
     "recency": RecencySampler,
+    "rank": RankSampler,
+    "lap": partial(PrioritizedSampler, priority=lap(), draw="stratified"),
+    # Stratified: small replays have not enough different transitions for a batch.
+    "rrm dense": partial(DenseRRMSampler, priority=lap(0.6, 0.01), draw="stratified"),
+    "rrm lazy": partial(LazyRRMSampler, priority=lap(0.6, 0.01), draw="stratified"),
 }
+GROUPS = [(1, 1), (3, 3), (4, 2)]
+SOME = ["uniform", "reshuffle", "prioritized", "recency"]
+REST = [name for name in SAMPLERS if name not in SOME]
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
-@pytest.mark.parametrize("n_step", [1, 3])
-@pytest.mark.parametrize(("envs", "group"), [(1, 1), (3, 3), (4, 2)])
-def test_stacks_are_those_that_went_in(sampler: str, n_step: int, envs: int, group: int) -> None:
+@pytest.mark.parametrize(
+    ("envs", "group", "n_step", "sampler"),
+    [(*g, n, s) for g in GROUPS for n in (1, 3) for s in SOME] + [(4, 2, 3, s) for s in REST],
+)
+def test_stacks_are_those_that_went_in(envs: int, group: int, n_step: int, sampler: str) -> None:
     """T19: uint8 equality, over three wraps of the ring, at starts, ends, the head, in groups.
 
     The authors' code mixes the newest frames into the oldest stacks of a full ring; next_obs-free
@@ -151,6 +165,22 @@ def test_short_episodes_in_groups(envs: int, group: int) -> None:
             replay.add(video.step())
             video.check(replay, replay.sample(32))
             least = min(least, len(replay)) if replay.written > 40 else least
+    assert least < 40
+
+
+@pytest.mark.parametrize("sampler", REST)
+def test_what_was_given_up_is_not_drawn(sampler: str) -> None:
+    """Nor after its slot has got a priority from a batch that was drawn before."""
+    video = Video(4, 2, seed=0, ends=0.6)
+    replay = Replay(40, SAMPLERS[sampler](0), num_envs=4, frame_stack=4)
+    replay.add(video.step())
+    least = 40
+    for _ in range(50):
+        batch = replay.sample(16)
+        video.check(replay, batch)
+        replay.add(video.step())
+        replay.update(batch, batch.action)
+        least = min(least, len(replay)) if replay.written > 40 else least
     assert least < 40
 
 

@@ -217,6 +217,19 @@ def test_ranks() -> None:
     assert torch.allclose(weight.double(), 1 / (n * p[rank[slots]]), rtol=1e-5)
 
 
+def test_a_batch_takes_one_rank_of_each_part_of_the_mass() -> None:
+    """So that the count of the first r ranks is within 1 of its mean, for every r."""
+    sampler = RankSampler(alpha=0.7)
+    sampler.prepare(80, CPU)
+    sampler.add(range(50))
+    sampler.update(torch.arange(50), torch.arange(50.0, 0.0, -1.0))
+    mass = torch.arange(1, 51, dtype=Floats) ** -0.7
+    mean = 64 * mass.cumsum(0) / mass.sum()
+    for _ in range(20):
+        counts = torch.bincount(sampler.sample(64)[0], minlength=50).cumsum(0)
+        assert ((counts - mean).abs() < 1 + 1e-9).all()
+
+
 def test_ranks_follow_new_errors_and_new_slots() -> None:
     sampler = RankSampler(alpha=5.0, stale=0.5)
     sampler.prepare(20, CPU)

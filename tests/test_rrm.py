@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Callable
-from typing import TypeAlias
+from functools import partial
+from typing import Any, TypeAlias
 
 import numpy as np
 import pytest
@@ -132,6 +133,71 @@ def test_what_overwritten_slots_leave_is_spread_by_its_sign(make: Make) -> None:
     sampler.count(torch.tensor([2, 3]))
     assert float(sampler.actual.sum()) == 2
     assert float(sampler.expected.sum()) == pytest.approx(2)
+
+
+@BOTH
+def test_a_dropped_slot_leaves_no_counts(make: Make) -> None:
+    """The sum of E has to be that of A over the stored slots, also when it is written again."""
+    sampler = filled(make, torch.arange(1.0, 5.0, dtype=torch.float64))
+    sampler.count(torch.tensor([2, 3, 3]))
+    assert sampler.expected.tolist() == pytest.approx([0.3, 0.6, 0.9, 1.2])
+    sampler.drop(range(2))
+    assert not sampler.actual[:2].any() and not sampler.expected[:2].any()
+    sampler.count(torch.tensor([2, 3]))
+    assert sampler.actual.tolist() == [0, 0, 2, 3]
+    # The draws that are left, 5, by priority.
+    assert sampler.expected.tolist() == pytest.approx([0, 0, 15 / 7, 20 / 7])
+    sampler.add(range(2))  # with the greatest priority, 4 of now 15
+    assert not sampler.masked()[:2].any()
+    sampler.count(torch.tensor([0, 1]))
+    assert sampler.actual.tolist() == [1, 1, 2, 3]
+    more = [8 / 15, 8 / 15, 15 / 7 + 6 / 15, 20 / 7 + 8 / 15]
+    assert sampler.expected.tolist() == pytest.approx(more)
+
+
+def test_lazy_is_dense_after_drops() -> None:
+    """Expected counts in proportion to priorities are scaled alike by a factor and by growth."""
+    rng, draws, count = np.random.default_rng(2), torch.Generator().manual_seed(2), 60
+    weights = torch.from_numpy(rng.random(count) + 0.1)
+    both = filled(DenseRRMSampler, weights), filled(LazyRRMSampler, weights)
+    dense, lazy = both
+    masked = 0
+    for step in range(200):
+        if step % 10 == 0 and step < 100:
+            for sampler in both:
+                sampler.drop(range(step // 2, step // 2 + 5))
+        if step == 100:
+            for sampler in both:
+                sampler.add(range(50))
+        free = torch.where(dense.masked(), 1e-8, 1.0) * dense.priorities.sums.values
+        lazy.masked()
+        slots = torch.multinomial(free, 6, generator=draws)
+        for sampler in both:
+            sampler.count(slots)
+        assert torch.equal(dense.actual, lazy.actual)
+        torch.testing.assert_close(dense.expected, lazy.expected, atol=1e-9, rtol=0)
+        assert torch.equal(dense.masked(), lazy.masked())
+        masked += int(dense.masked().sum())
+    assert 1000 < masked < 8000
+
+
+@BOTH
+@pytest.mark.parametrize("normalize", ["none", "batch", "buffer"])
+def test_importance_weights_are_of_the_unmasked_priorities(make: Make, normalize: Any) -> None:
+    """Of four slots three are drawn: now and then a masked one too."""
+    priorities = torch.arange(1.0, 5.0, dtype=torch.float64)
+    rule = ImportanceWeights(0.5, normalize=normalize)
+    sampler = filled(partial(make, weights=rule), priorities)
+    exact = (4 * priorities / 10) ** -0.5
+    drawn_masked = 0
+    for _ in range(20):
+        masked = sampler.masked().clone()
+        slots, weight = sampler.sample(3)
+        drawn_masked += int(masked[slots].sum())
+        unit = {"none": 1.0, "batch": exact[slots].max(), "buffer": exact.max()}[normalize]
+        assert weight is not None
+        torch.testing.assert_close(weight, (exact[slots] / unit).float())
+    assert 0 < drawn_masked < 60
 
 
 @BOTH
