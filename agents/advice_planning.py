@@ -145,8 +145,12 @@ def plan_discounted(
 
 
 def evaluate(model: AdviceModel, policy: Tensor) -> Evaluation:
-    """Exact return and expected number of advices of policies (N or 1, C, H, S)."""
+    """Exact return, and expected number of advices in live states, of policies (N or 1, C, H, S).
+
+    In the others no episode goes on.
+    """
     v = model.reward.new_zeros((_width(model, policy), model.states, 2 * policy.shape[1]))
+    policy = torch.where(model.live[:, None, None], policy, model.actions)
     for h in reversed(range(policy.shape[2])):
         v = _follow(model, policy[:, :, h].transpose(1, 2), v, 1.0)
     return _evaluation(v)
@@ -155,17 +159,18 @@ def evaluate(model: AdviceModel, policy: Tensor) -> Evaluation:
 def evaluate_discounted(
     model: AdviceModel, policy: Tensor, discount: float, tolerance: float = 1e-8
 ) -> Evaluation:
-    """Discounted return and number of advices of stationary policies (N or 1, C, S).
+    """Discounted return and number of advices, in live states, of stationary policies (N or 1, C,
+    S).
 
     Both are within ``tolerance`` in every state, up to rounding. Raises UserError for a discount
     out of range.
     """
-    advice = policy.transpose(1, 2)
+    v = model.reward.new_zeros((_width(model, policy), model.states, 2 * policy.shape[1]))
+    advice = torch.where(model.live[:, None], policy, model.actions).transpose(1, 2)
 
     def update(v: Tensor) -> Tensor:
         return _follow(model, advice, v, discount)
 
-    v = model.reward.new_zeros((_width(model, policy), model.states, 2 * policy.shape[1]))
     return _evaluation(_fixed_point(update, v, model, discount, tolerance, 1.0))
 
 

@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from rlsuite.envs.humans import state_of
+from rlsuite.errors import UserError
 from rlsuite.types import State, Tree
 
 
@@ -121,6 +122,9 @@ class Fatigue(Adherence):
     features = 1
 
     def __init__(self, value: float, drop: float, steps: int) -> None:
+        """Raises UserError for less than a step."""
+        if not steps >= 1:
+            raise UserError(f"steps is {steps}, has to be 1 or more")
         self.value, self.drop = value, drop
         self._recent = torch.zeros(1, steps)
 
@@ -195,6 +199,9 @@ class Drift(Adherence):
     """
 
     def __init__(self, first: float, last: float, steps: int) -> None:
+        """Raises UserError for less than a step."""
+        if not steps >= 1:
+            raise UserError(f"steps is {steps}, has to be 1 or more")
         self.first, self.last, self.steps = first, last, steps
         self._count = 0
 

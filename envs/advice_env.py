@@ -10,6 +10,8 @@ and whether they would follow, whatever is advised: two advisors on one seed mee
 
 from __future__ import annotations
 
+import operator
+import secrets
 from dataclasses import replace
 from typing import Any
 
@@ -182,7 +184,8 @@ class AdviceEnv(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstructorArgs
 
     Rewards are net of the cost. ``info`` has advice, advised, executed_action, matched, env_reward
     and advice_cost; with ``privileged``, also human_action, followed and theta, which no advisor
-    may read. ``reset(seed=...)`` seeds people too; without a seed they go on from their stream.
+    may read. ``reset(seed=...)`` seeds people too; without a seed they go on from their stream,
+    which is another in every environment that was never given one.
     People with a memory have to be others in each environment: one object has one memory.
     """
 
@@ -214,7 +217,8 @@ class AdviceEnv(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstructorArgs
         self._layout = ObservationLayout(env.observation_space)
         self.observation_space = self._people.observation_space(env.observation_space)
         self.action_space = self._people.advice_space
-        self._privileged, self._seed, self._episode = privileged, 0, 0
+        self._privileged, self._episode = privileged, 0
+        self._seed: int | None = None
         self._obs: Tree = {}
 
     def reset(
@@ -222,8 +226,11 @@ class AdviceEnv(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstructorArgs
     ) -> tuple[Any, dict[str, Any]]:
         """Begin an episode."""
         obs, info = self.env.reset(seed=seed, options=options)
+        if seed is None and self._seed is None:  # other people in every environment
+            seed = secrets.randbits(31)
         if seed is not None:
             self._seed, self._episode = seed, 0
+        assert self._seed is not None
         self._people.begin([derive_seed(self._seed, "people", 0, self._episode)])
         self._episode += 1
         return self._observed(obs), info
@@ -231,7 +238,7 @@ class AdviceEnv(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstructorArgs
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Advise."""
         people = self._people
-        done = people.execute(self._obs, torch.tensor([int(action)]))
+        done = people.execute(self._obs, torch.tensor([operator.index(action)]))
         obs, reward, terminated, truncated, info = self.env.step(int(done.action))
         people.happened(done, torch.tensor([float(reward)]))
         paid = people.cost * float(done.advised)

@@ -63,10 +63,15 @@ class ScriptedHuman(Human):
         self.rule, self.actions = rule, actions
 
     def probs(self, obs: Tree) -> Tensor:
-        """Those of the rule; 1 for the action if it gives one."""
+        """Those of the rule; 1 for the action if it gives one. Raises UserError for an action that
+        there is not."""
         chosen = torch.as_tensor(self.rule(obs))
         if chosen.dim() == 2:
             return chosen.to(torch.float64)
+        if bool(((chosen < 0) | (chosen >= self.actions)).any()):
+            raise UserError(
+                f"the rule chose {chosen.tolist()} of the actions 0 to {self.actions - 1}"
+            )
         return one_hot(chosen.to(torch.int64), self.actions).to(torch.float64)
 
 
@@ -163,6 +168,9 @@ class StickyHuman(_Around):
     """``human``, who with probability ``stick`` repeats what was executed last, if anything."""
 
     def __init__(self, human: Human, stick: float) -> None:
+        """Raises UserError for what is no probability."""
+        if not 0 <= stick <= 1:
+            raise UserError(f"stick is {stick}, has to be from 0 to 1")
         self.human, self.stick = human, stick
         self._last = torch.zeros((), dtype=torch.int64)
         self._is_first = torch.ones((), dtype=torch.bool)
@@ -199,9 +207,9 @@ class LaggedHuman(_Around):
     """``human``, who reacts to the observation of ``lag`` steps ago, or the episode's first."""
 
     def __init__(self, human: Human, lag: int) -> None:
-        """Raises UserError for a lag below 1."""
-        if lag < 1:
-            raise UserError(f"lag is {lag} steps, has to be 1 or more")
+        """Raises UserError unless the lag is a whole number of 1 or more."""
+        if not isinstance(lag, int) or lag < 1:
+            raise UserError(f"lag is {lag} steps, has to be a whole number of 1 or more")
         self.human, self.lag = human, lag
         self._past: list[Tree] = []
         self._fresh = torch.ones((), dtype=torch.bool)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 from typing import Any, NamedTuple
 
 import gymnasium as gym
@@ -15,6 +16,9 @@ from rlsuite.envs.adherence import Adherence, Constant
 from rlsuite.envs.humans import Human
 from rlsuite.errors import UserError
 from rlsuite.types import State, Tree
+
+HUMAN = ("probs", "begin", "acted", "state_dict", "load_state_dict")
+"""What people are asked for."""
 
 
 class Executed(NamedTuple):
@@ -65,6 +69,14 @@ def _constant(adherence: Any) -> Constant:
     return Constant(value)
 
 
+def _check_numbers(cost: Any, budget: Any) -> None:
+    if not (isinstance(cost, numbers.Real) and 0 <= float(cost) < math.inf):
+        raise UserError(f"cost is {cost!r}, has to be a number of 0 or more")
+    is_whole = isinstance(budget, numbers.Integral) and not isinstance(budget, bool)
+    if budget is not None and not (is_whole and budget >= 1):
+        raise UserError(f"budget is {budget!r}, has to be a whole number of 1 or more, or None")
+
+
 class People:
     """N advised people: their draws, the budget, and what an advisor observes of both."""
 
@@ -78,11 +90,18 @@ class People:
         form: Form = "mixture",
         budget: int | None = None,
     ) -> None:
-        """Raises UserError for actions that are not Discrete from 0 on, and for bad numbers."""
+        """Raises UserError for actions that are not Discrete from 0 on, bad numbers, and what is no
+        ``Human``."""
         if not isinstance(action_space, gym.spaces.Discrete) or action_space.start != 0:
             raise UserError(f"advice needs Discrete actions that start at 0, not {action_space}")
-        if not 0 <= cost < math.inf or (budget is not None and budget < 1):
-            raise UserError(f"cost {cost} must be 0 or more, budget {budget} 1 or more, or None")
+        _check_numbers(cost, budget)
+        missing = [name for name in HUMAN if not callable(getattr(human, name, None))]
+        if missing or isinstance(human, type):
+            lacks = f" has no {', '.join(missing)}" if missing else " is a class, not an object"
+            raise UserError(
+                f"the human {human!r}{lacks}: inherit from rlsuite.envs.humans.Human, whose probs "
+                "alone has to be written"
+            )
         if form not in ("mixture", "exclusive"):
             raise UserError(f"form is {form!r}, has to be mixture or exclusive")
         model: Any = adherence if hasattr(adherence, "theta") else _constant(adherence)
@@ -122,12 +141,16 @@ class People:
             raise ValueError(f"advice must be from 0 to {self.actions}, not {advice.tolist()}")
         draws = torch.from_numpy(np.stack([random.random(2) for random in self._random]))
         self._steps = self._steps + 1
-        probs = self.human.probs(obs)
+        probs = torch.as_tensor(self.human.probs(obs))
         if probs.shape != (len(advice), self.actions):
             raise UserError(
                 f"the human gave probabilities of shape {tuple(probs.shape)}, "
                 f"needs {(len(advice), self.actions)}"
             )
+        right = (probs >= 0).all(1) & ((probs.sum(1) - 1).abs() < 1e-4)
+        if not bool(right.all()):
+            row = probs[int((~right).nonzero()[0])]
+            raise UserError(f"the human gave {row.tolist()}, which are no probabilities")
         below = draws[:, :1] >= probs.cumsum(1)[:, :-1]
         unaided = below.sum(1)
         advised = advice < self.actions

@@ -43,7 +43,7 @@ def tabular(
     Raises:
         UserError: for an environment without a table.
     """
-    kernel, reward, start, ends = _read(env, kwargs)
+    kernel, reward, start, ends, _ = _read(env, kwargs)
     allowed: Support | NDArray[np.bool_] = support
     if support == "all":  # but nobody comes back from an end
         allowed = np.ones(kernel.shape, np.bool_)
@@ -80,11 +80,14 @@ def advised(
     Raises:
         UserError: for an environment without a table, and for tables that fit no human.
     """
-    kernel, reward, start, _ = _read(env, kwargs)
+    kernel, reward, start, _, states = _read(env, kwargs)
     tables = [np.asarray(table, np.float64) for table in (human, adherence)]
-    extra = len(kernel) - len(tables[0])
+    for name, table in zip(("human", "adherence"), tables, strict=True):
+        if table.ndim == 2 and len(table) not in (states, len(kernel)):
+            raise UserError(f"the {name} has {len(table)} rows, the environment {states} states")
     for i, table in enumerate(tables):
-        if table.ndim == 2 and extra > 0:  # the absorbing copies, where nothing matters
+        extra = len(kernel) - len(table) if table.ndim == 2 else 0
+        if extra:  # the absorbing copies, where nothing matters
             filler = np.full((extra, table.shape[1]), 1.0 if i else 1 / table.shape[1])
             tables[i] = np.concatenate([table, filler])
     return AdviceModel.from_arrays(
@@ -99,8 +102,9 @@ def advised(
 
 def _read(
     env: str | gym.Env[Any, Any], kwargs: dict[str, Any]
-) -> tuple[Floats, Floats, Floats, list[int]]:
-    """Kernel, mean rewards of transitions, distribution of the first state, absorbing states."""
+) -> tuple[Floats, Floats, Floats, list[int], int]:
+    """Kernel, mean rewards of transitions, distribution of the first state, absorbing states, and
+    how many states the environment has of its own."""
     made = gym.make(env, **kwargs) if isinstance(env, str) else env
     table = getattr(made.unwrapped, "P", None)
     initial = getattr(made.unwrapped, "initial_state_distrib", None)
@@ -109,7 +113,7 @@ def _read(
     kernel, reward, ends = _arrays(table)
     start = np.zeros(len(kernel))
     start[: len(initial)] = np.asarray(initial, np.float64) / np.sum(initial)
-    return kernel, reward, start, ends
+    return kernel, reward, start, ends, len(table)
 
 
 def _arrays(table: Any) -> tuple[Floats, Floats, list[int]]:

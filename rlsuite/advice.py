@@ -178,7 +178,11 @@ class AdviceModel:
         if form not in ("mixture", "exclusive"):
             raise UserError(f"form is {form!r}, has to be mixture or exclusive")
         states, actions = dense.shape[1:3]
-        first = np.eye(states)[initial] if isinstance(initial, int) else initial
+        first = initial
+        if isinstance(initial, int | np.integer):
+            if not 0 <= initial < states:
+                raise UserError(f"initial is state {initial}, has to be from 0 to {states - 1}")
+            first = np.eye(states)[initial]
         pi, theta = _leading(human, 2), _leading(adherence, 2)
         theta = _spread(theta, states, actions)
         if form == "exclusive":

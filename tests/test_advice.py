@@ -141,6 +141,25 @@ def test_flappy_refuses_what_it_has_not() -> None:
         flappy("safe", slip=2)
 
 
+@pytest.mark.parametrize("rows", [3, 15, 17])
+def test_tables_of_people_have_a_row_for_each_state(rows: int) -> None:
+    with pytest.raises(UserError, match=f"the human has {rows} rows, the environment 16 states"):
+        advised("FrozenLake-v1", human=np.full((rows, 4), 0.25), adherence=0.5)
+    with pytest.raises(UserError, match=f"the adherence has {rows} rows"):
+        human = np.full((16, 4), 0.25)
+        advised("FrozenLake-v1", human=human, adherence=np.full((rows, 4), 0.5))
+
+
+def test_the_first_state_by_its_number() -> None:
+    parts = {"kernel": np.eye(3)[:, None], "reward": np.zeros((3, 1)), "human": np.ones((3, 1))}
+    for first in (2, np.int64(2)):
+        model = AdviceModel.from_arrays(**parts, adherence=1.0, initial=first)
+        assert model.initial.tolist() == [[0, 0, 1]]
+    for wrong in (-1, 3):
+        with pytest.raises(UserError, match=f"initial is state {wrong}, has to be from 0 to 2"):
+            AdviceModel.from_arrays(**parts, adherence=1.0, initial=wrong)
+
+
 def test_toy_text_keeps_its_states_and_rewards() -> None:
     human = np.full((500, 6), 1 / 6)
     model = advised("Taxi-v4", human=human, adherence=np.full((500, 6), 0.5))

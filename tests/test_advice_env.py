@@ -166,10 +166,27 @@ def test_a_budget(adherence: float) -> None:
         (lambda: envs(adherence=np.float32(1.5)), "adherence is 1.5"),
         (lambda: envs(adherence=torch.tensor(float("nan"))), "adherence is nan"),
         (lambda: envs(adherence="often"), "adherence is 'often', has to be a number"),
-        (lambda: envs(cost=-1.0), "cost -1"),
-        (lambda: envs(cost=float("nan")), "cost nan"),
+        (lambda: envs(cost=-1.0), r"cost is -1\.0, has to be a number of 0 or more"),
+        (lambda: envs(cost=float("nan")), "cost is nan"),
+        (lambda: envs(cost="x"), "cost is 'x'"),
+        (lambda: envs(budget=2.5), r"budget is 2\.5, has to be a whole number of 1 or more"),
+        (lambda: envs(budget=True), "budget is True"),
+        (
+            lambda: envs(lambda obs: 0),
+            "has no probs, begin, acted, state_dict, load_state_dict: inh",
+        ),
+        (lambda: envs(UniformHuman), "is a class, not an object: inherit"),
+        (lambda: envs(Rows([0.9, 0.9, -0.8])), "-0.8.*, which are no probabilities"),
+        (lambda: envs(Rows([0.9, 0.9, 0.9])), "0.9, 0.9.* which are no probabilities"),
+        (lambda: envs(Rows([np.nan, 0.5, 0.5])), "nan, 0.5.* which are no probabilities"),
+        (lambda: envs(Rows([0.0, 0.0, 0.0])), "0.0, 0.0.* which are no probabilities"),
+        (lambda: envs(ScriptedHuman(lambda o: state(o) + 3, 3)), "chose .* of the actions 0 to 2"),
+        (lambda: StickyHuman(person(), 2.0), "stick is 2"),
+        (lambda: LaggedHuman(person(), 2.5), "lag is 2.5"),
+        (lambda: Drift(0.1, 0.2, 0), "steps is 0"),
+        (lambda: Fatigue(0.1, 0.2, 0), "steps is 0"),
         (lambda: AdviceVectorEnv(gym.vector.SyncVectorEnv([Line]), person(), 0.5), "of this suite"),
-        (lambda: envs(budget=0), "budget 0"),
+        (lambda: envs(budget=0), "budget is 0"),
         (lambda: envs(form="odd"), "form is 'odd'"),
         (lambda: envs(UniformHuman(2)), r"shape \(3, 2\), needs \(3, 3\)"),
         (lambda: envs(adherence=Called(lambda obs, m: m + 2)), "has to be from 0 to 1"),
@@ -185,6 +202,32 @@ def test_mistakes_are_named(make: Any, message: str) -> None:
         made = make()
         made.reset(0)
         made.step(advice(2, 2, 2))
+
+
+class Rows(Human):
+    """The same probabilities always, as NumPy gives them."""
+
+    def __init__(self, row: list[float]) -> None:
+        self.row = row
+
+    def probs(self, obs: Any) -> Any:
+        return np.tile(self.row, (len(obs), 1))
+
+
+def test_probabilities_may_be_arrays() -> None:
+    people = envs(Rows([0.0, 0.0, 1.0]))
+    people.reset(0)
+    assert people.step(advice(3, 3, 3)).step.extra["executed"].tolist() == [2, 2, 2]
+
+
+def test_who_was_never_seeded_meets_other_people() -> None:
+    def moods(seed: int | None) -> list[int]:
+        env = AdviceEnv(Line(), UniformHuman(3), 0.0, privileged=True)
+        env.reset(seed=seed)
+        return [env.step(3)[4]["human_action"] for _ in range(9)] + [env.reset()[1] == {}]
+
+    assert moods(None) != moods(None)  # equal once in 20,000 times
+    assert moods(4) == moods(4)
 
 
 @pytest.mark.parametrize("number", [np.float32(0.5), torch.tensor(0.5), np.array(0.5), 1])
@@ -321,7 +364,7 @@ def test_adherences() -> None:
     tired = Fatigue(0.8, 0.5, 4)
     tired.begin(torch.tensor([True, True]))
     for said in ([True, False], [True, True], [False, False]):
-        tired.happened(torch.tensor(said), torch.tensor(said), torch.zeros(2))
+        tired.happened(torch.tensor(said), ~torch.tensor(said), torch.zeros(2))
     assert theta(tired) == [0.6, 0.7]
     assert tired.observe().tolist() == [[0.5], [0.25]]
     tired.begin(torch.tensor([True, False]))

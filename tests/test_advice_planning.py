@@ -412,6 +412,17 @@ def test_who_panics_beside_the_cliff_is_better_left_alone() -> None:
     assert aware == pytest.approx([-17, -16.999, -16.960, -16.372, -13], abs=6e-4)
 
 
+def test_advices_count_where_an_episode_goes_on() -> None:
+    kernel = np.array([[[0.5, 0.5]], [[0.0, 1.0]]])  # the second state is the end
+    model = AdviceModel.from_arrays(
+        kernel, reward=[[1.0], [0.0]], human=np.ones((2, 1)), adherence=1.0, initial=0
+    )
+    always = torch.zeros(1, 1, 3, 2, dtype=torch.int64)
+    assert float(model.start(evaluate(model, always).advices)) == 1.75
+    forever = evaluate_discounted(model, always[:, :, 0], 0.5, 1e-9).advices
+    assert float(model.start(forever)) == pytest.approx(4 / 3, abs=1e-8)
+
+
 def test_whose_hand_is_unsteady_everywhere_on_the_cliff_is_better_advised() -> None:
     """Every fifth move is random, 60 stages: blind advice helps too, aware advice more."""
     calm = cliff_panic([[[x]] for x in (0.5, 0.7)], panic=0.0)
