@@ -14,6 +14,7 @@ Trained by ``rlsuite.loops.replay_loop``.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -239,6 +240,8 @@ def _check_steps(mirror: Mirror, seed: int, temperature: float = 10.0) -> list[s
             score = average(game.payoff, policies, [agent])
             policies[agent] = _step(mirror, like, policies[agent], score, temperature)
         values.append(float(soft_value(game, policies, temperature)))
+        if not math.isfinite(values[-1]):
+            break
     found = []
     worst = float(torch.tensor(values, dtype=torch.float64).diff().min())
     if not worst >= -1e-9:  # nor is it no number
