@@ -265,7 +265,7 @@ def _run(experiment: Experiment, folder: Path, quiet: bool, *, is_new: bool) -> 
         job = _build_training(experiment)
     if is_new:  # only now: most mistakes have shown by here
         _write_record(experiment, folder)
-    begun = False
+    refused = False
     try:
         with Run(
             folder,
@@ -279,14 +279,13 @@ def _run(experiment: Experiment, folder: Path, quiet: bool, *, is_new: bool) -> 
         ) as run:
             try:
                 job.loop(run)
-            finally:
-                begun = run.transitions > 0
-    except UserError:
-        if is_new and not begun:  # so that the command, put right, can be given again
-            shutil.rmtree(folder)
-        raise
+            except UserError:
+                refused = is_new and not run.transitions
+                raise
     finally:
         job.close()
+        if refused:  # so that the command, put right, can be given again
+            shutil.rmtree(folder)
     return run.evaluations[-1]
 
 

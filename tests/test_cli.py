@@ -6,12 +6,16 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import filelock
 import pytest
 
 import rlsuite
+from rlsuite import build
 from rlsuite.cli import main
+from rlsuite.config import load_experiment
+from rlsuite.errors import UserError
 
 TINY = [
     *("--plan.total_transitions", "250", "--plan.warmup_transitions", "200"),
@@ -114,6 +118,23 @@ def test_two_processes_do_not_train_in_one_folder(
         message = failure(capsys, "resume", broken, "--quiet")
         assert f"another process is training in {broken}" in message
         assert main(["evaluate", str(broken), "--episodes", "1"]) == 0
+
+
+def test_a_run_that_another_process_began_meanwhile_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = build._write_record
+
+    def late(*arguments: Any) -> None:
+        write(*arguments)
+        lock.acquire()
+
+    lock = filelock.FileLock(tmp_path / "run" / "lock")
+    monkeypatch.setattr(build, "_write_record", late)
+    with pytest.raises(UserError, match="another process is training"):
+        build.train(load_experiment("dqn/cartpole"), tmp_path / "run", quiet=True)
+    lock.release()
+    assert (tmp_path / "run" / "experiment.json").exists()
 
 
 def test_a_refused_experiment_leaves_no_folder(
