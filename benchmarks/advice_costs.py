@@ -26,6 +26,7 @@ from rlsuite.advice_report import measure
 from rlsuite.build import build_evaluation, load, resume, train
 from rlsuite.config import load_experiment
 from rlsuite.envs import AdviceVectorEnv
+from rlsuite.reproduce import single_threaded
 
 COMMIT = ["git", "describe", "--always", "--dirty", "--abbrev=40"]
 CONFIG, EPISODES, WITHIN = "aadqn/cartpole", 100, 0.1
@@ -33,10 +34,9 @@ COSTS = (0.0, 0.05, 0.2, 0.5, 1.0)
 SEPARATE, ONE = "separate", "one network"
 
 
-def scores(
-    folder: Path, overrides: dict[str, str], costs: Sequence[float]
-) -> list[dict[str, float]]:
-    """Train a run, or go on with it; what it is worth at each cost."""
+def scores(task: tuple[Path, dict[str, str], Sequence[float]]) -> list[dict[str, float]]:
+    """Train the run of a folder, or go on with it; what it is worth at each cost."""
+    folder, overrides, costs = task
     experiment = load_experiment(CONFIG, overrides)
     if (folder / "experiment.json").exists():
         resume(folder, quiet=True)
@@ -80,8 +80,9 @@ def verdict(rows: list[dict[str, Any]]) -> dict[str, Any]:
 def main() -> int:
     """Print a row a run and cost, and write everything; 1 if a demand is not met."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(range(5)))
     parser.add_argument("--transitions", type=int, help="default: the config's")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
     parser.add_argument("--runs", type=Path, default=Path("runs/advice-costs"))
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
@@ -93,12 +94,15 @@ def main() -> int:
         (ONE, {"agent.greatest_cost": str(COSTS[-1])}, COSTS),
         *((SEPARATE, {"advice.cost": str(cost)}, [cost]) for cost in COSTS),
     ]
+    keys = [(seed, *arm) for seed in options.seeds for arm in arms]
+    tasks = []
+    for seed, arm, settings, costs in keys:
+        name = arm if arm == ONE else f"{arm}-{costs[0]}"
+        folder = options.runs / f"{name.replace(' ', '-')}-seed{seed}"
+        tasks.append((folder, shared | settings | {"run.seed": str(seed)}, costs))
     rows: list[dict[str, Any]] = []
-    for seed in options.seeds:
-        for arm, settings, costs in arms:
-            name = arm if arm == ONE else f"{arm}-{costs[0]}"
-            folder = options.runs / f"{name.replace(' ', '-')}-seed{seed}"
-            found = scores(folder, shared | settings | {"run.seed": str(seed)}, costs)
+    with single_threaded(options.jobs) as pool:
+        for (seed, arm, _, costs), found in zip(keys, pool.map(scores, tasks), strict=True):
             for cost, score in zip(costs, found, strict=True):
                 rows.append({"arm": arm, "cost": cost, "seed": seed, **score})
                 shown = " ".join(f"{k} {score[k]:.1f}" for k in ("gross", "net", "advices"))

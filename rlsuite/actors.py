@@ -56,9 +56,10 @@ class NormalActor(nn.Module):
     def forward(self, obs: Tensor) -> Tensor:
         """(B, *obs) to (B, 2 size)."""
         x = self.encoder(obs)
-        for layer in self.layers[:-1]:
+        *inner, last = self.layers
+        for layer in inner:
             x = F.relu(layer(x))
-        out: Tensor = self.head(torch.tanh(self.layers[-1](x)))
+        out: Tensor = self.head(torch.tanh(last(x)))
         return out
 
     def sample(

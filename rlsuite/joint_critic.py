@@ -59,8 +59,8 @@ class JointCritic(nn.Module):
         """(K, B, units) to (K, B) values."""
         # On a CPU a product with a single column takes several times as long as this.
         weight, bias = self.layers[-1]
-        values: Tensor = (h * weight[: len(h)].transpose(1, 2)).sum(2) + bias[: len(h), :, 0]
-        return values
+        values: Tensor = torch.linalg.vecdot(h, weight[: len(h)].transpose(1, 2))
+        return values + bias[: len(h), :, 0]
 
     @torch.no_grad()
     def state_part(self, state: Tensor) -> Tensor:
