@@ -67,10 +67,12 @@ def measure(
     with single_threaded(given.jobs) as pool:
         work = functools.partial(run, runs=given.runs, shared=shared)
         folders = dict(zip(tasks, pool.map(work, tasks), strict=True))
+        judge = functools.partial(compare, episodes=episodes)
+        runs = [[folders[name, seed] for seed in given.seeds] for name in configs]
+        compared = list(pool.map(judge, runs))
     scores: dict[str, Sequence[Score]] = {}
     rows: Rows = []
-    for name in configs:
-        found = compare([folders[name, seed] for seed in given.seeds], episodes=episodes)
+    for name, found in zip(configs, compared, strict=True):
         scores["human alone"] = found.pop("human")
         (scores[name],) = found.values()
         for seed, score in zip(given.seeds, to_json(found).popitem()[1], strict=True):

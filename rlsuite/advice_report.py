@@ -88,6 +88,7 @@ def measure(
     episodes: int = 100,
     seed: int = 0,
     oracle: Oracle | None = None,
+    alone: Score | None = None,
 ) -> Score:
     """Play without exploration, with an equal number of episodes in each of the N environments.
 
@@ -97,16 +98,17 @@ def measure(
         episodes: rounded up to a multiple of N.
         seed: of the episodes and of people; the same seed, the same luck.
         oracle: of the same people, if there is one.
+        alone: the human's in the same episodes; they are played if it is None.
 
     Raises:
         UserError: if an episode does not end.
     """
-    alone = sums = _play(Silent(envs), envs, episodes, seed)
-    if not isinstance(agent, Silent):
-        sums = _play(agent, envs, episodes, seed)
+    if alone is None and not isinstance(agent, Silent):
+        alone = measure(Silent(envs), envs, episodes=episodes, seed=seed)
+    sums = _play(agent, envs, episodes, seed)
     played, advices = sums["episodes"], sums["advices"]
     gross, per_advice = sums["reward"] / played, advices if advices else float("nan")
-    gain = gross - alone["reward"] / played
+    gain = 0.0 if alone is None else gross - alone.gross
     return Score(
         gross=gross,
         net=sums["net"] / played,
@@ -270,9 +272,10 @@ def compare(
         )
         if "human" not in scores:
             scores["human"] = [judge(Silent(envs))]
+        alone = scores["human"][0]
         name = f"{experiment.algorithm} {experiment.name}"
         if agents.setdefault(name, experiment.agent) != experiment.agent:
             name = str(folder)  # of other settings: no seed of the same
-        scores.setdefault(name, []).append(judge(load(folder)))
+        scores.setdefault(name, []).append(judge(load(folder), alone=alone))
         envs.close()
     return scores

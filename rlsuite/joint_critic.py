@@ -60,7 +60,8 @@ class JointCritic(nn.Module):
         # On a CPU a product with a single column takes several times as long as this.
         weight, bias = self.layers[-1]
         values: Tensor = torch.linalg.vecdot(h, weight[: len(h)].transpose(1, 2))
-        return values + bias[: len(h), :, 0]
+        values = values + bias[: len(h), :, 0]
+        return values
 
     @torch.no_grad()
     def state_part(self, state: Tensor) -> Tensor:

@@ -196,6 +196,7 @@ def test_a_report_of_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
         told = advisors["advisors"][name]
         assert [score["net"] for score in told] == [score.net for score in seeds]
         assert all(score["regret"] is None for score in told)  # there are no tables
+        assert [score.gain for score in seeds] == [s.gross - found["human"][0].gross for s in seeds]
     assert [len(json.loads(line)["returns"]) for line in printed("dqn", "--json")] == [4]
     assert "no section advice" in printed("a", "dqn", code=2)[0]
     assert printed("a", "b", "--perturb", "mass=1", code=2) == [
