@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -40,6 +41,14 @@ def require_names(agents: Sequence[Any]) -> None:
     """Raise ``UserError`` unless the agents' names are different as strings too."""
     if len({str(agent) for agent in agents}) < len(agents):
         raise UserError(f"possible_agents {list(agents)} need names that differ as strings")
+
+
+def is_number(value: Any) -> bool:
+    """Whether ``value`` is one finite number."""
+    try:
+        return np.ndim(value) == 0 and math.isfinite(value)
+    except (TypeError, ValueError):
+        return False
 
 
 def is_parallel(env: Any) -> bool:
@@ -137,7 +146,8 @@ class TeamEnv(gym.Env[dict[str, Any], dict[str, Any]]):
         observations, infos = self.env.reset(seed=0)
         for agent in self.env.agents:
             view = self._views[agent]
-            view.has_mask = view.read(observations[agent], infos.get(agent, {}))[1] is not None
+            given = _of(observations, agent, "observation")
+            view.has_mask = view.read(given, infos.get(agent, {}))[1] is not None
         parts: OrderedDict[str, spaces.Space[Any]] = OrderedDict()
         parts["agents"] = spaces.Dict(OrderedDict((v.name, v.space) for v in self._views.values()))
         self._agents_space = parts["agents"]
@@ -199,9 +209,9 @@ class TeamEnv(gym.Env[dict[str, Any], dict[str, Any]]):
         return np.asarray(state)
 
     def _reward(self, rewards: dict[Any, Any]) -> float:
-        wrong = [agent for agent, reward in rewards.items() if reward is None or np.ndim(reward)]
-        if wrong:
-            raise broken(f"the reward of agent {wrong[0]} is {rewards[wrong[0]]!r}, not a number")
+        for agent, reward in rewards.items():
+            if not is_number(reward):
+                raise broken(f"the reward of agent {agent} is {reward!r}, not a finite number")
         values = [float(reward) for reward in rewards.values()]
         if self._rule == "sum":
             return sum(values)

@@ -14,6 +14,7 @@ from rlsuite.envs.layout import ActionCodec, Array, ObservationLayout, sample_av
 from rlsuite.envs.team import (
     View,
     check_team_reward,
+    is_number,
     is_parallel,
     require_names,
     rewards_differ,
@@ -202,8 +203,9 @@ def _check_results(
         _require(not missing, f"{name} have no agent {', '.join(map(repr, missing))}")
     for agent in acted:
         reward = rewards[agent]
-        is_number = reward is not None and np.ndim(reward) == 0 and bool(np.isfinite(reward))
-        _require(is_number, f"the reward of agent {agent!r} is {reward}, not a finite number")
+        _require(
+            is_number(reward), f"the reward of agent {agent!r} is {reward!r}, not a finite number"
+        )
         is_done = bool(terminated[agent] or truncated[agent])
         _require(
             is_done != (agent in remaining),

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from rlsuite.envs.lane import End, EpisodeLog, Lane, LocalLanes, Rows
 from rlsuite.envs.layout import ActionCodec, Array, ObservationLayout, fresh
+from rlsuite.errors import UserError
 from rlsuite.rng import generator
 from rlsuite.tree import leaves, map_tree
 from rlsuite.types import Episode, Spec, State, Step, Stepped, Tree
@@ -48,16 +49,12 @@ def build_lanes(
     """The environments numbered ``indices`` in this process, and the first of them.
 
     Those whose numbers are equal modulo ``distinct`` have the same seeds; None: no two have.
-    Raises ``ValueError`` if ``make`` does not always return the same spaces, ``UserError`` if the
-    spaces are not supported.
+    Raises ``UserError`` if ``make`` does not always return the same spaces, or if they are not
+    supported.
     """
     envs = [make() for _ in indices]
-    for env in envs[1:]:
-        if (env.observation_space, env.action_space) != (
-            envs[0].observation_space,
-            envs[0].action_space,
-        ):
-            raise ValueError("all environments of a vector must have the same spaces")
+    for env, index in zip(envs, indices, strict=True):
+        require_equal(env, (envs[0].observation_space, envs[0].action_space), index)
     lanes = [
         Lane(env, index, None if distinct is None else index % distinct)
         for env, index in zip(envs, indices, strict=True)
@@ -65,6 +62,17 @@ def build_lanes(
     layout = ObservationLayout(envs[0].observation_space)
     codec = ActionCodec(envs[0].action_space, len(envs))
     return LocalLanes(lanes, layout, codec), envs[0]
+
+
+def require_equal(
+    env: gym.Env[Any, Any], spaces: tuple[gym.Space[Any], gym.Space[Any]], index: int
+) -> None:
+    """Raise ``UserError`` unless environment ``index`` observes and acts in these two spaces."""
+    if (env.observation_space, env.action_space) != spaces:
+        raise UserError(
+            f"environment {index} has other spaces than those before it: all environments of a "
+            "vector must have the same spaces"
+        )
 
 
 def episode_limit(env: gym.Env[Any, Any]) -> int | None:
@@ -158,8 +166,9 @@ class LaneVectorEnv:
     def step(self, action: Tree, extra: dict[str, Tensor] | None = None) -> Stepped:
         """One step of every environment with (N, ...) actions, on any device.
 
-        ``extra`` comes back in the transition. Raises ``RuntimeError`` if an environment does; only
-        ``reset`` and ``load_state_dict`` are possible after that.
+        ``extra`` comes back in the transition. Raises ``RuntimeError`` if an environment raises, or
+        the environment's own ``UserError``; only ``reset`` and ``load_state_dict`` are possible
+        after that.
         """
         self._check_ready()
         actions = self._codec.encode(action)

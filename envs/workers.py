@@ -22,7 +22,8 @@ import numpy as np
 from rlsuite.envs.lane import End, EpisodeLog, LocalLanes, Rows, episode_seed
 from rlsuite.envs.layout import ActionCodec, Array, ObservationLayout
 from rlsuite.envs.shared import CONTEXT, PeerDiedError, SharedRows, Slot, fence, wait_for
-from rlsuite.envs.vector import Lanes, LaneVectorEnv, build_lanes
+from rlsuite.envs.vector import Lanes, LaneVectorEnv, build_lanes, require_equal
+from rlsuite.errors import UserError
 
 # Kinds of request.
 _BEGIN, _STEP, _CLOSE = 0, 1, 2
@@ -65,9 +66,11 @@ def _serve(
                     lanes = _build_equal(make, indices, observations, actions)
                 _answer(lanes, memory, message)
             except Exception as error:
-                known = isinstance(error, RuntimeError)
-                text = str(error) if known else f"{type(error).__name__}: {error}"
-                connection.send((text, traceback.format_exc()[-10_000:]))
+                is_users = isinstance(error, UserError)
+                is_told = is_users or isinstance(error, RuntimeError)
+                text = str(error) if is_told else f"{type(error).__name__}: {error}"
+                # Words, not the exception: to load one can run code of whoever defined it.
+                connection.send((is_users, text, traceback.format_exc()[-10_000:]))
                 control[Slot.FAILED] = 1
             fence()
             control[Slot.REPLY] = sequence
@@ -82,8 +85,7 @@ def _build_equal(
     actions: ActionCodec,
 ) -> LocalLanes:
     lanes, example = build_lanes(make, indices)
-    if (example.observation_space, example.action_space) != (observations.space, actions.space):
-        raise ValueError("all environments of a vector must have the same spaces")
+    require_equal(example, (observations.space, actions.space), indices.start)
     return lanes
 
 
@@ -129,7 +131,7 @@ class _Worker:
     def request(self, kind: int, message: Any = None) -> None:
         """Ask for something; whatever was asked before is waited for and dropped."""
         if self._control[Slot.REPLY] != self._sequence:
-            with contextlib.suppress(PeerDiedError, RuntimeError):
+            with contextlib.suppress(PeerDiedError, RuntimeError, UserError):
                 self.wait()
         self._sequence += 1
         self._control[Slot.KIND] = kind
@@ -142,12 +144,13 @@ class _Worker:
     def wait(self) -> None:
         """Until the request is answered.
 
-        Raises ``RuntimeError`` if an environment did, ``PeerDiedError`` if the worker died.
+        Raises ``RuntimeError`` if an environment raised, ``UserError`` with its words if it raised
+        that, ``PeerDiedError`` if the worker died.
         """
         wait_for(self._control, Slot.REPLY, self._sequence, self.process.is_alive)
         if self._control[Slot.FAILED]:
-            text, trace = self._connection.recv()
-            error = RuntimeError(text)
+            is_users, text, trace = self._connection.recv()
+            error = UserError(text) if is_users else RuntimeError(text)
             error.add_note(f"in a worker process:\n{trace}")
             raise error
 

@@ -117,7 +117,7 @@ def _parser() -> Parser:
     )
     sub.add_argument("folders", metavar="RUN", type=Path, nargs="+", help="run folders")
     sub.add_argument("--episodes", type=_count, help="episodes (default: the run's own number)")
-    sub.add_argument("--seed", type=int, help="of the environments (default: the run's own)")
+    sub.add_argument("--seed", type=_seed, help="of the environments (default: the run's own)")
     sub.add_argument(
         "--json", action="store_true", help="print every episode, and advisors, as JSON"
     )
@@ -135,7 +135,7 @@ def _parser() -> Parser:
     sub.add_argument("folder", metavar="RUN", type=Path, help="a run folder")
     sub.add_argument("--video", type=Path, help="file to write (default: RUN/video.mp4)")
     sub.add_argument("--window", action="store_true", help="show a window instead")
-    sub.add_argument("--seed", type=int, default=0, help="of the environment (default: 0)")
+    sub.add_argument("--seed", type=_seed, default=0, help="of the environment (default: 0)")
 
     sub = command("plot", _plot, "Plot learning curves; runs that differ by seed are put together.")
     sub.add_argument("folders", metavar="RUN", type=Path, nargs="+", help="run folders")
@@ -146,7 +146,7 @@ def _parser() -> Parser:
     sub.add_argument("paper", metavar="PAPER", nargs="?", help="a name from the list")
     sub.add_argument("--folder", type=Path, help="of the results (default: runs/reproduce-PAPER)")
     sub.add_argument("--only", default="", help="experiments whose names begin with this")
-    sub.add_argument("--seed", type=int, default=0, help="of all experiments (default: 0)")
+    sub.add_argument("--seed", type=_seed, default=0, help="of all experiments (default: 0)")
     sub.add_argument("--processes", type=_count, help="at once (default: one a core)")
     sub.add_argument("--quiet", action="store_true", help="no progress, only the table")
 
@@ -177,11 +177,22 @@ def _split_overrides(words: list[str]) -> tuple[list[str], dict[str, str]]:
     return rest, overrides
 
 
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is less than 1")
+def _whole(text: str, least: int) -> int:
+    try:
+        value = int(text)
+    except ValueError:  # argparse would name the function that reads it
+        raise argparse.ArgumentTypeError(f"invalid int value: {text!r}") from None
+    if value < least:
+        raise argparse.ArgumentTypeError(f"{text} is less than {least}")
     return value
+
+
+def _count(text: str) -> int:
+    return _whole(text, 1)
+
+
+def _seed(text: str) -> int:
+    return _whole(text, 0)
 
 
 def _one_line_warning(message: Warning | str, *_: object, **__: object) -> None:

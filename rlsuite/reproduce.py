@@ -112,8 +112,8 @@ def reproduce(
 
     ``only`` leaves out the experiments whose names do not begin with it. ``processes`` is by
     default the number of cores this process may use; the figures do not depend on it. Raises
-    UserError for an unknown paper, no experiment, less than one process, or a file as folder, and
-    ``run.Stopped`` if a training run was stopped: it has saved itself.
+    UserError for an unknown paper, no experiment, less than one process, a seed below 0, or a file
+    as folder, and ``run.Stopped`` if a training run was stopped: it has saved itself.
     """
     paper = find_paper(name)
     tasks = [task for task in paper.tasks() if task.experiment.startswith(only)]
@@ -123,6 +123,8 @@ def reproduce(
     processes = len(os.sched_getaffinity(0)) if processes is None else processes
     if processes < 1:
         raise UserError(f"--processes has to be 1 or more, not {processes}")
+    if seed < 0:
+        raise UserError(f"--seed has to be 0 or more, not {seed}")
     folder.mkdir(parents=True, exist_ok=True)
     commit = find_commit()  # before anything is measured: the checkout may move on
     began = time.monotonic()

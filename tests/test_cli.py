@@ -93,6 +93,14 @@ MISTAKES = {
         "settings can be given to train and describe alone",
     ),
     "too few episodes": (("evaluate", "run", "--episodes", "0"), "0 is less than 1"),
+    "no seed": (("evaluate", "run", "--seed", "-1"), "-1 is less than 0"),
+    "a team's mistake in a worker": (
+        (
+            *("train", "hasac/spread_discrete", "--env.id", "toy_teams:make_breaking", *TINY),
+            *("--env.kwargs", "{}", "--env.num_envs", "2", "--env.workers", "1"),
+        ),
+        "the reward of agent ally_0 is 'one', not a finite number",
+    ),
 }
 
 

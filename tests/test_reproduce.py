@@ -244,7 +244,9 @@ def test_papers_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
         (["er-r"], "no paper called er-r: did you mean er-rr?"),
         (["xyzzy"], "no paper called xyzzy: there are: er-rr, hasac, drpg, adherence"),
         (["er-rr", "--processes", "0"], "0 is less than 1"),
+        (["er-rr", "--processes", "x"], "invalid int value: 'x'"),
         (["er-rr", "--seed", "x"], "invalid int value: 'x'"),
+        (["er-rr", "--seed", "-1"], "-1 is less than 0"),
         (["er-rr", "--folder", __file__], "File exists"),
     ],
 )
@@ -264,3 +266,5 @@ def test_a_paper_is_found_by_its_name() -> None:
     assert find_paper("er-rr") is PAPERS["er-rr"]
     with pytest.raises(UserError, match="1 or more"):
         reproduce.reproduce("er-rr", UNUSED, processes=0)
+    with pytest.raises(UserError, match="seed has to be 0 or more, not -1"):
+        reproduce.reproduce("er-rr", UNUSED, seed=-1)

@@ -360,13 +360,23 @@ def test_what_breaks_the_protocol_is_named():
         def observations(self):
             return {a: o for a, o in super().observations().items() if self.time == 0}
 
-    class Rows(MixedTeam):
+    class Rewards(MixedTeam):
+        value: object = np.ones(1)
+
         def step(self, actions):
             observations, rewards, *rest = super().step(actions)
-            return observations, {a: np.ones(1) for a in rewards}, *rest
+            return observations, dict.fromkeys(rewards, self.value), *rest
+
+    class Words(Rewards):
+        value = "one"
+
+    class NaN(Rewards):
+        value = float("nan")
 
     for team, message in (
-        (Rows, r"the reward of agent z_box is array\(\[1.\]\), not a number"),
+        (Rewards, r"the reward of agent z_box is array\(\[1.\]\), not a finite number"),
+        (Words, "the reward of agent z_box is 'one', not a finite number"),
+        (NaN, "the reward of agent z_box is nan, not a finite number"),
         (NoMask, r"the action mask of agent a_pick is none, but .* needs \(4,\)"),
         (AllZero, "no action is available to agent m_multi"),
         (Missing, "no observation of agent z_box, only of .*check_parallel_env"),
@@ -383,6 +393,11 @@ def test_what_breaks_the_protocol_is_named():
     team.step(act(team))
     with pytest.raises(UserError, match="an agent left before the others"):
         team.step(act(team))
+
+
+def test_an_agent_without_a_first_observation_is_named():
+    with pytest.raises(UserError, match=r"no observation of agent m_multi, only of .*a_pick"):
+        TeamEnv(broken("observations", lambda self, o: drop(0, "m_multi")(self, [o])[0]), "sum")
 
 
 def test_a_reset_without_agents_is_named():
@@ -595,6 +610,10 @@ MISTAKES = {
     ),
     "reward missing": (broken("step", drop(1, "a_pick")), "rewards have no agent 'a_pick'"),
     "flag missing": (broken("step", drop(3, "m_multi")), "truncated have no agent 'm_multi'"),
+    "reward of words": (
+        broken("step", put(1, "a_pick", "one")),
+        "the reward of agent 'a_pick' is 'one', not a finite number",
+    ),
     "reward nan": (
         broken("step", put(1, "a_pick", float("nan"))),
         "the reward of agent 'a_pick' is nan, not a finite number",

@@ -337,7 +337,7 @@ def test_mistakes_of_environments_and_arguments():
     with pytest.raises(RuntimeError, match=r"environment 0.*has shape \(1,\), its space \(4,\)"):
         SerialVectorEnv(WrongShapeEnv, 1).reset()
     kinds = itertools.cycle(["discrete", "discrete start"])
-    with pytest.raises(ValueError, match="same spaces"):
+    with pytest.raises(UserError, match="environment 1 has other spaces than those before it"):
         SerialVectorEnv(lambda: SampleEnv("discrete", next(kinds)), 2)
     with pytest.raises(ValueError, match="at least 1"):
         SerialVectorEnv(CountingEnv, 0)

@@ -18,9 +18,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_vector import same_bits, same_step
 from toy_envs import CountingEnv, FailingEnv, GlobalCounterEnv, KillingEnv, SampleEnv
+from toy_teams import make_breaking
 
 from rlsuite.envs import SerialVectorEnv, WorkerError, WorkerVectorEnv, make_env
 from rlsuite.envs.workers import WorkerLanes
+from rlsuite.errors import UserError
 from rlsuite.rng import derive_seed
 
 # No worker may die by itself.
@@ -196,6 +198,46 @@ def test_environment_that_raises_in_a_worker():
             assert same_step(serial.step(actions), parallel.step(actions))
 
 
+def test_what_a_user_can_put_right_is_one_line_from_a_worker_too():
+    reward = "the reward of agent ally_0 is 'one', not a finite number"
+    missing = "no observation of agent ally_1, only of ['ally_0']"
+    envs = WorkerVectorEnv(functools.partial(make_breaking, everywhere=True), 2, workers=1)
+
+    def step(*first):
+        envs.step({"ally_0": torch.tensor(first), "ally_1": torch.zeros(2, dtype=torch.int64)})
+
+    def refused(message, work, *arguments):
+        with pytest.raises(UserError) as error:
+            work(*arguments)
+        assert str(error.value).startswith(f"{message}: check the environment with")
+        return getattr(error.value, "__notes__", None)
+
+    try:
+        envs.reset()
+        for _ in range(2):
+            (note,) = refused(reward, step, 1, 0)
+            assert note.startswith("in a worker process") and "envs/team.py" in note
+            refused(missing, envs.reset)
+            envs.reset()
+        # In both processes at once; the worker's answer is left over, and must not be taken for
+        # that of the next request.
+        assert refused(reward, step, 0, 0) is None
+        assert refused(missing, envs.reset) is None
+        envs.reset()
+        step(1, 1)
+    finally:
+        envs.close()
+
+
+def test_what_a_user_can_put_right_in_construction():
+    envs = WorkerVectorEnv(functools.partial(make_breaking, True), 2, workers=1)
+    try:
+        with pytest.raises(UserError, match="no observation of agent ally_1"):
+            envs.reset()
+    finally:
+        envs.close()
+
+
 def differing_spaces():
     in_worker = multiprocessing.parent_process() is not None
     return SampleEnv("discrete start" if in_worker else "discrete")
@@ -208,7 +250,7 @@ def test_mistakes_are_refused():
         WorkerVectorEnv(CountingEnv, 2, workers=0)
     envs = WorkerVectorEnv(differing_spaces, 2, workers=1)
     try:
-        with pytest.raises(RuntimeError, match=r"ValueError: .*same spaces"):
+        with pytest.raises(UserError, match="environment 1 has other spaces than those before it"):
             envs.reset()
     finally:
         envs.close()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
-from rlsuite.envs import TeamEnv
+from rlsuite.envs import Skirmish, TeamEnv
 
 # For every agent, the step that is its last one, and how it ends.
 Fates = dict[str, tuple[int, str]]
@@ -117,6 +118,36 @@ class MixedTeam:
 
 def make_mixed(fates: Fates | None = None) -> TeamEnv:
     return TeamEnv(MixedTeam(fates), "sum")
+
+
+class BreakingTeam(Skirmish):
+    """Breaks the protocol in construction if told to, else when ally_0 stays and at the next reset.
+
+    Everywhere, or in worker processes alone.
+    """
+
+    def __init__(self, in_construction: bool = False, everywhere: bool = False) -> None:
+        super().__init__(n=2)
+        self.can_break = everywhere or multiprocessing.parent_process() is not None
+        self.is_broken = in_construction and self.can_break
+
+    def reset(self, seed=None, options=None):
+        observations, infos = super().reset(seed)
+        if self.is_broken:
+            del observations["ally_1"]
+        self.is_broken = False
+        return observations, infos
+
+    def step(self, actions):
+        observations, rewards, *rest = super().step(actions)
+        if self.can_break and actions.get("ally_0") == 0:
+            self.is_broken = True
+            rewards = dict.fromkeys(rewards, "one")
+        return observations, rewards, *rest
+
+
+def make_breaking(in_construction: bool = False, everywhere: bool = False) -> TeamEnv:
+    return TeamEnv(BreakingTeam(in_construction, everywhere))
 
 
 class PairTuple(gym.Env):
