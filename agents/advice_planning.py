@@ -23,7 +23,6 @@ X is to defer.
 from __future__ import annotations
 
 import math
-import numbers
 from collections.abc import Callable
 from typing import NamedTuple, TypeAlias
 
@@ -31,7 +30,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from rlsuite.advice import AdviceModel
+from rlsuite.advice import AdviceModel, is_whole
 from rlsuite.errors import UserError
 
 TIE = {torch.float64: 1e-12, torch.float32: 1e-6}
@@ -330,7 +329,7 @@ def _width(model: AdviceModel, policy: Tensor) -> int:
 
 def check_horizon(horizon: int) -> int:
     """The horizon. Raises UserError for what is no whole number from 1 on."""
-    if not isinstance(horizon, numbers.Integral) or isinstance(horizon, bool) or horizon < 1:
+    if not is_whole(horizon, 1):
         raise UserError(f"horizon is {horizon!r}, has to be a whole number from 1 on")
     return int(horizon)
 

@@ -10,7 +10,6 @@ that advice is given there, and its adherence, are ours. The walk is ours.
 
 from __future__ import annotations
 
-import numbers
 from collections.abc import Sequence
 from typing import Literal, TypeAlias
 
@@ -18,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from rlsuite.advice import AdviceModel
+from rlsuite.advice import AdviceModel, is_whole
 from rlsuite.envs.tabular import advised
 from rlsuite.errors import UserError
 
@@ -142,7 +141,7 @@ def car_map(traffic: Traffic, seed: int) -> NDArray[np.int64]:
     """
     if traffic not in TRAFFIC:
         raise UserError(f"traffic is {traffic!r}, has to be one of {', '.join(TRAFFIC)}")
-    if not isinstance(seed, numbers.Integral) or isinstance(seed, bool) or seed < 0:
+    if not is_whole(seed, 0):
         raise UserError(f"the seed of a map is {seed!r}, has to be a whole number from 0 on")
     luck = np.random.default_rng(seed).random((CAR_ROWS, LANES, 1))
     steps = np.cumsum(TRAFFIC[traffic], 1)[:, :-1]

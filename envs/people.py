@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rlsuite.advice import AdviceSpace, Form, to_mixture
+from rlsuite.advice import AdviceSpace, Form, is_whole, to_mixture
 from rlsuite.envs.adherence import Adherence, Constant
 from rlsuite.envs.humans import Human
 from rlsuite.errors import UserError
@@ -72,8 +72,7 @@ def _constant(adherence: Any) -> Constant:
 def _check_numbers(cost: Any, budget: Any) -> None:
     if not (isinstance(cost, numbers.Real) and 0 <= float(cost) < math.inf):
         raise UserError(f"cost is {cost!r}, has to be a number of 0 or more")
-    is_whole = isinstance(budget, numbers.Integral) and not isinstance(budget, bool)
-    if budget is not None and not (is_whole and budget >= 1):
+    if budget is not None and not is_whole(budget, 1):
         raise UserError(f"budget is {budget!r}, has to be a whole number of 1 or more, or None")
 
 
