@@ -49,10 +49,10 @@ def plan_budget(model: AdviceModel, horizon: int, budget: ArrayLike | Tensor) ->
     Args:
         model: the problems.
         horizon: H.
-        budget: from 0 on: a number or (D,).
+        budget: from 0 on, infinity for any: a number or (D,).
 
     Raises:
-        UserError: for a negative budget or a horizon below 1.
+        UserError: for a negative budget, or a horizon that is no whole number from 1 on.
     """
     return _bisect(model, check_horizon(horizon), check_budget(model, budget))
 

@@ -62,11 +62,13 @@ def plan_budget_lp(model: AdviceModel, horizon: int, budget: ArrayLike | Tensor)
     Arguments as of ``advice_budget.plan_budget``.
 
     Raises:
-        UserError: for a negative budget, a horizon below 1, without SciPy, and if the solver fails.
+        UserError: as ``plan_budget``, without SciPy, and if the solver fails.
     """
-    budgets = check_budget(model, budget).double().tolist()
+    horizon = check_horizon(horizon)
+    # The solver takes no infinite one, and nobody can spend more than an advice a stage.
+    budgets = check_budget(model, budget).double().clamp(max=horizon).tolist()
     n, s, m = model.instances, model.states, model.actions + 1
-    policy = torch.zeros((n, len(budgets), check_horizon(horizon), s, m), dtype=torch.float64)
+    policy = torch.zeros((n, len(budgets), horizon, s, m), dtype=torch.float64)
     policy[..., -1] = 1
     value, advices = torch.zeros((2, n, len(budgets)), dtype=torch.float64)
     for i in range(n):

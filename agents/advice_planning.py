@@ -24,14 +24,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
 from typing import NamedTuple, TypeAlias
 
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from rlsuite.advice import AdviceModel
+from rlsuite.advice import AdviceModel, is_whole
 from rlsuite.errors import UserError
 
 TIE = {torch.float64: 1e-12, torch.float32: 1e-6}
@@ -68,15 +67,16 @@ def plan(model: AdviceModel, horizon: int, cost: ArrayLike | Tensor = 0.0) -> Pl
         cost: of an advice, followed or not, from 0 on: a number, (C,) or (N, C).
 
     Raises:
-        UserError: for a negative cost or a horizon below 1.
+        UserError: for a cost that is negative or not finite, or a horizon that is no whole number
+            from 1 on.
     """
     return backward(model, [model.adherence], check_horizon(horizon), _costs(model, cost))
 
 
 def plan_robust(
     model: AdviceModel,
-    low: Tensor,
-    high: Tensor,
+    low: ArrayLike | Tensor,
+    high: ArrayLike | Tensor,
     horizon: int,
     cost: ArrayLike | Tensor = 0.0,
 ) -> Plan:
@@ -87,8 +87,8 @@ def plan_robust(
 
     Args:
         model: the problems; their own adherence is not used.
-        low: (N or 1, S, X) mixture form.
-        high: (N or 1, S, X).
+        low: (N or 1, S, X) mixture form, or what broadcasts to it, such as a number.
+        high: the same.
         horizon: H.
         cost: as in ``plan``.
 
@@ -101,8 +101,8 @@ def plan_robust(
 
 def plan_optimistic(
     model: AdviceModel,
-    low: Tensor,
-    high: Tensor,
+    low: ArrayLike | Tensor,
+    high: ArrayLike | Tensor,
     horizon: int,
     cost: ArrayLike | Tensor = 0.0,
 ) -> Plan:
@@ -210,9 +210,11 @@ def where_it_differs(model: AdviceModel, policy: Tensor) -> Tensor:
     return torch.where(policy == mode, model.actions, policy)
 
 
-def _ends(model: AdviceModel, low: Tensor, high: Tensor) -> list[Tensor]:
-    ends = [replace(model, adherence=end).adherence for end in (low, high)]
-    if bool((low > high).any()):
+def _ends(model: AdviceModel, low: ArrayLike | Tensor, high: ArrayLike | Tensor) -> list[Tensor]:
+    ends = [model.with_adherence(end).adherence for end in (low, high)]
+    if len({1, *map(len, ends)}) > 2:
+        raise UserError(f"low is of {len(ends[0])} instances, high of {len(ends[1])}")
+    if bool((ends[0] > ends[1]).any()):
         raise UserError("the interval of adherence is empty somewhere: low is above high")
     return ends
 
@@ -296,8 +298,8 @@ def _fixed_point(
 ) -> Tensor:
     if not 0 <= discount < 1:
         raise UserError(f"discount is {discount}, has to be from 0 to below 1")
-    if not tolerance > 0:
-        raise UserError(f"tolerance is {tolerance}, has to be above 0")
+    if not 0 < tolerance < math.inf:
+        raise UserError(f"tolerance is {tolerance}, has to be a finite number above 0")
     enough = tolerance * (1 - discount)
     # the change shrinks by the discount each time: so many iterations suffice, whatever rounds off
     change = float(model.reward.abs().max()) + cost
@@ -326,10 +328,10 @@ def _width(model: AdviceModel, policy: Tensor) -> int:
 
 
 def check_horizon(horizon: int) -> int:
-    """The horizon. Raises UserError below 1."""
-    if horizon < 1:
-        raise UserError(f"horizon is {horizon}, has to be from 1 on")
-    return horizon
+    """The horizon. Raises UserError for what is no whole number from 1 on."""
+    if not is_whole(horizon, 1):
+        raise UserError(f"horizon is {horizon!r}, has to be a whole number from 1 on")
+    return int(horizon)
 
 
 def _costs(model: AdviceModel, cost: ArrayLike | Tensor) -> Tensor:
@@ -339,6 +341,8 @@ def _costs(model: AdviceModel, cost: ArrayLike | Tensor) -> Tensor:
     if given.dim() != 2 or (len(given) not in (1, model.instances) and model.instances != 1):
         shape = tuple(given.shape)
         raise UserError(f"cost has shape {shape}, needs (C,) or ({model.instances}, C)")
-    if not bool((given >= 0).all()):
-        raise UserError(f"an advice costs {float(given.min()):.6g}, has to be from 0 on")
+    wrong = ~((given >= 0) & (given < math.inf))
+    if bool(wrong.any()):
+        first = float(given[wrong][0])
+        raise UserError(f"an advice costs {first:.6g}, has to be a finite number from 0 on")
     return given

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from rlsuite.envs.humans import state_of
+from rlsuite.envs.humans import rows_of, state_of
 from rlsuite.errors import UserError
 from rlsuite.types import State, Tree
 
@@ -71,23 +71,45 @@ class TabularTheta(Adherence):
     def __init__(
         self, table: ArrayLike | Tensor, state: Callable[[Any], Tensor] | None = None
     ) -> None:
+        """Raises UserError unless the table has two axes."""
         self.state = state or state_of
         self.table = torch.as_tensor(table, dtype=torch.float64)
+        if self.table.dim() != 2:
+            raise UserError(
+                f"adherence has a table of shape {tuple(self.table.shape)}, needs (S, X)"
+            )
 
     def theta(self, obs: Tree, advice: Tensor, human: Tensor) -> Tensor:
-        """Of the table."""
-        return self.table[self.state(obs), advice]
+        """Of the table. Raises UserError for a state or an advice that it has not."""
+        if self.table.shape[1] != human.shape[1]:
+            raise UserError(
+                f"adherence has a table of {self.table.shape[1]} columns, needs one for each of "
+                f"the {human.shape[1]} actions"
+            )
+        return rows_of(self.table, self.state(obs), "adherence").gather(1, advice[:, None])[:, 0]
 
 
 class Buckets(Adherence):
     """A value for each group of states: ``bucket`` maps observations to (N,) numbers of groups."""
 
     def __init__(self, bucket: Callable[[Any], Any], values: Sequence[float]) -> None:
-        self.bucket, self.values = bucket, torch.tensor(values, dtype=torch.float64)
+        """Raises UserError for what is no function, and for values that are no probabilities."""
+        if not callable(bucket):
+            raise UserError(f"bucket is {bucket!r}, has to be a function of observations")
+        self.bucket, self.values = bucket, torch.as_tensor(values, dtype=torch.float64)
+        right = ((self.values >= 0) & (self.values <= 1)).all()
+        if self.values.dim() != 1 or not len(self.values) or not bool(right):
+            raise UserError(f"values of buckets are {values}, needs a list of some from 0 to 1")
 
     def theta(self, obs: Tree, advice: Tensor, human: Tensor) -> Tensor:
-        """The group's value."""
-        return self.values[torch.as_tensor(self.bucket(obs)).to(torch.int64)]
+        """The group's value. Raises UserError for a group that has none."""
+        group = torch.as_tensor(self.bucket(obs)).to(torch.int64)
+        if bool(((group < 0) | (group >= len(self.values))).any()):
+            raise UserError(
+                f"bucket gave the groups {group.tolist()}, and there are values for the groups 0 "
+                f"to {len(self.values) - 1}"
+            )
+        return self.values[group]
 
 
 class Called(Adherence):

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from rlsuite.advice import AdviceModel
+from rlsuite.advice import AdviceModel, is_whole
 from rlsuite.envs.tabular import advised
 from rlsuite.errors import UserError
 
@@ -137,10 +137,12 @@ def _rule(x: int, y: int, target: str) -> Floats:
 def car_map(traffic: Traffic, seed: int) -> NDArray[np.int64]:
     """(10, 3) places in ``CELLS``, row 0 first; the same seed gives the same map.
 
-    Raises UserError for an unknown traffic.
+    Raises UserError for an unknown traffic, or a seed that is none.
     """
     if traffic not in TRAFFIC:
         raise UserError(f"traffic is {traffic!r}, has to be one of {', '.join(TRAFFIC)}")
+    if not is_whole(seed, 0):
+        raise UserError(f"the seed of a map is {seed!r}, has to be a whole number from 0 on")
     luck = np.random.default_rng(seed).random((CAR_ROWS, LANES, 1))
     steps = np.cumsum(TRAFFIC[traffic], 1)[:, :-1]
     drawn: NDArray[np.int64] = (luck >= steps).sum(2)
@@ -172,8 +174,10 @@ def car(
         panic: from 0 to 1.
 
     Raises:
-        UserError: for an unknown traffic, or a noise or panic out of range.
+        UserError: for an unknown traffic, seeds that are none, or a noise or panic out of range.
     """
+    if np.ndim(seeds) != 1 or not len(seeds):
+        raise UserError(f"seeds is {seeds!r}, has to be a list of the seeds of maps, such as [3]")
     if not noise > 0 or not 0 <= panic <= 1:
         raise UserError(f"noise is {noise}, has to be above 0; panic {panic}, from 0 to 1")
     maps = [car_map(traffic, seed) for seed in seeds]

@@ -89,7 +89,8 @@ def unknown_id(env_id: str) -> UserError:
     """The error for an id that is not registered, with the nearest one that is."""
     near = difflib.get_close_matches(env_id, gym.registry.keys(), n=1)
     hint = f"did you mean {near[0]!r}?" if near else "is the package that registers it imported?"
-    return UserError(f"unknown environment {env_id!r}; {hint}")
+    lists = "gymnasium.pprint_registry() lists those there are"
+    return UserError(f"unknown environment {env_id!r}; {hint} {lists}")
 
 
 @functools.cache

@@ -87,13 +87,13 @@ class TabularHuman(Human):
         self.state = state or state_of
         self.table = torch.as_tensor(table, dtype=torch.float64)
         sums = self.table.sum(-1)
-        if self.table.dim() != 2 or bool((self.table < 0).any() | ((sums - 1).abs() > 1e-6).any()):
+        right = (self.table >= 0).all() & ((sums - 1).abs() <= 1e-6).all()
+        if self.table.dim() != 2 or not bool(right):
             raise UserError("a human's table is (S, X) of probabilities whose rows sum to 1")
 
     def probs(self, obs: Tree) -> Tensor:
-        """Rows of the table."""
-        state = self.state(obs)
-        return self.table.to(state.device)[state]
+        """Rows of the table. Raises UserError for a state that it has not."""
+        return rows_of(self.table, self.state(obs), "human")
 
 
 class AgentHuman(Human):
@@ -262,6 +262,17 @@ def state_of(obs: Tree) -> Tensor:
     if not isinstance(obs, Tensor) or obs.dim() > 2:
         raise UserError("a table by state needs Discrete observations, or one-hot rows")
     return obs.argmax(1) if obs.dim() == 2 else obs
+
+
+def rows_of(table: Tensor, state: Tensor, whose: str) -> Tensor:
+    """(N, X) of a table (S, X), at (N,) states. Raises UserError for a state that it has not."""
+    # On a device the host would have to wait, and the device refuses it itself.
+    if state.is_cpu and bool(((state < 0) | (state >= len(table))).any()):
+        raise UserError(
+            f"the {whose}'s table has rows for the states 0 to {len(table) - 1}, and the "
+            f"environment is in {state.tolist()}: needs one for each of its states"
+        )
+    return table.to(state.device)[state]
 
 
 def _rows(obs: Tree) -> int:

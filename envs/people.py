@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rlsuite.advice import AdviceSpace, Form, to_mixture
+from rlsuite.advice import AdviceSpace, Form, is_whole, to_mixture
 from rlsuite.envs.adherence import Adherence, Constant
 from rlsuite.envs.humans import Human
 from rlsuite.errors import UserError
@@ -72,8 +72,7 @@ def _constant(adherence: Any) -> Constant:
 def _check_numbers(cost: Any, budget: Any) -> None:
     if not (isinstance(cost, numbers.Real) and 0 <= float(cost) < math.inf):
         raise UserError(f"cost is {cost!r}, has to be a number of 0 or more")
-    is_whole = isinstance(budget, numbers.Integral) and not isinstance(budget, bool)
-    if budget is not None and not (is_whole and budget >= 1):
+    if budget is not None and not is_whole(budget, 1):
         raise UserError(f"budget is {budget!r}, has to be a whole number of 1 or more, or None")
 
 
@@ -134,9 +133,12 @@ class People:
         """What they do with (N,) advice on (N, ...) observations.
 
         Raises:
-            UserError: if the human or the adherence returns what is no probability.
+            UserError: before ``begin``, and if the human or the adherence returns what is no
+                probability.
             ValueError: if an advice is not one of 0 to X.
         """
+        if not self.seeds:
+            raise UserError("a step, and no episode has begun: call reset first")
         if bool(((advice < 0) | (advice > self.actions)).any()):
             raise ValueError(f"advice must be from 0 to {self.actions}, not {advice.tolist()}")
         draws = torch.from_numpy(np.stack([random.random(2) for random in self._random]))
@@ -201,8 +203,9 @@ class People:
         is_box = isinstance(space, gym.spaces.Box) and np.issubdtype(space.dtype, np.floating)
         if not is_box or len(space.shape or ()) != 1:
             raise UserError(
-                "the budget, or what adherence depends on, is appended to flat float observations;"
-                f" flatten {space} first (gymnasium.wrappers.FlattenObservation)"
+                "the budget, or what adherence depends on, is appended to flat float observations, "
+                f"and these are {space}: flatten them below the people (gymnasium.wrappers."
+                "FlattenObservation, and DtypeObservation(env, np.float32) around it)"
             )
         assert isinstance(space, gym.spaces.Box)
         ends = [np.full(self.features, end, np.float32) for end in (0, 1)]

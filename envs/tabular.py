@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from rlsuite.advice import AdviceModel, Form
 from rlsuite.ambiguity import AmbiguitySet
+from rlsuite.envs.gym_env import make_env
 from rlsuite.errors import UserError
 from rlsuite.robust import RobustMDP, Support
 
@@ -41,7 +42,7 @@ def tabular(
             the mean of state and action.
 
     Raises:
-        UserError: for an environment without a table.
+        UserError: for an unknown environment, and for one without a table.
     """
     kernel, reward, start, ends, _ = _read(env, kwargs)
     allowed: Support | NDArray[np.bool_] = support
@@ -78,7 +79,7 @@ def advised(
         form: see ``AdviceModel.from_arrays``.
 
     Raises:
-        UserError: for an environment without a table, and for tables that fit no human.
+        UserError: as ``tabular``, and for tables that fit no human.
     """
     kernel, reward, start, _, states = _read(env, kwargs)
     tables = [np.asarray(table, np.float64) for table in (human, adherence)]
@@ -105,9 +106,10 @@ def _read(
 ) -> tuple[Floats, Floats, Floats, list[int], int]:
     """Kernel, mean rewards of transitions, distribution of the first state, absorbing states, and
     how many states the environment has of its own."""
-    made = gym.make(env, **kwargs) if isinstance(env, str) else env
-    table = getattr(made.unwrapped, "P", None)
-    initial = getattr(made.unwrapped, "initial_state_distrib", None)
+    made = make_env(env, kwargs=kwargs) if isinstance(env, str) else env
+    base = getattr(made, "unwrapped", None)
+    table = getattr(base, "P", None)
+    initial = getattr(base, "initial_state_distrib", None)
     if table is None or initial is None:
         raise UserError(f"{made} has no table P: FrozenLake, CliffWalking and Taxi have")
     kernel, reward, ends = _arrays(table)

@@ -16,6 +16,7 @@ share may have a leading 1 in place of N.
 
 from __future__ import annotations
 
+import numbers
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
@@ -32,6 +33,12 @@ Form: TypeAlias = Literal["mixture", "exclusive"]
 
 ROUND_OFF = {torch.float64: 1e-9, torch.float32: 1e-5}
 """By how much a sum of probabilities may miss 1."""
+
+
+def is_whole(number: Any, least: int) -> bool:
+    """Whether it is an integer, NumPy's too, of ``least`` or more, and no bool."""
+    is_integer = isinstance(number, numbers.Integral) and not isinstance(number, bool)
+    return is_integer and number >= least
 
 
 class AdviceSpace(gym.spaces.Discrete):

@@ -161,7 +161,10 @@ class Encoder(nn.Module):
     ) -> None:
         super().__init__()
         if not isinstance(space, gym.spaces.Box):
-            raise UserError(f"the network needs Box observations, the environment has {space}")
+            raise UserError(
+                f"the network needs Box observations, the environment has {space}: put "
+                "gymnasium.wrappers.FlattenObservation around it"
+            )
         self.convolutions = nn.ModuleList()
         self.features = int(np.prod(space.shape))
         if len(space.shape) != 3:

@@ -395,6 +395,25 @@ def test_images_share_their_encoder_which_people_do_not_train() -> None:
     assert all(not torch.equal(value, before[1][name]) for name, value in people.items())
 
 
+def lake() -> gym.Env[Any, Any]:
+    flat = gym.wrappers.FlattenObservation(gym.make("FrozenLake-v1"))
+    return gym.wrappers.DtypeObservation(flat, np.float32)
+
+
+@pytest.mark.parametrize("budget", [None, 3])
+def test_states_by_their_number_are_flattened_as_the_errors_say(budget: int | None) -> None:
+    human, theta = np.full((16, 4), 0.25), TabularTheta(np.full((16, 4), 0.5))
+    envs = AdviceVectorEnv(SerialVectorEnv(lake, 4), TabularHuman(human), theta, budget=budget)
+    agent = AADQN(envs.spec.observation_space, envs.spec.action_space, SMALL)
+    replay, obs = Replay(100, UniformSampler(), num_envs=4), envs.reset(seed=0)
+    for _ in range(5):
+        new = envs.step(agent.act(obs)[0])
+        replay.add(new.step)
+        obs = new.obs
+    assert torch.isfinite(agent.update(replay.sample(8)).metrics["loss/critic"])
+    assert obs.shape == (4, 16 + (budget is not None))
+
+
 PRIVILEGED = re.compile(r"human_action|\.followed\b|privileged|\"theta\"|\.last\b")
 
 
@@ -413,7 +432,7 @@ def test_no_agent_reads_what_only_the_simulation_knows() -> None:
         (lambda: AADQN(OBS, gym.spaces.Discrete(3)), "AADQN gives advice"),
         (lambda: BlindDQN(OBS, gym.spaces.Discrete(3)), "blind DQN gives advice"),
         (lambda: AADQN(OBS, TWO, AADQNConfig(greatest_cost=0.1)), "less than the environment's"),
-        (lambda: AADQN(gym.spaces.Discrete(4), TWO), "needs Box observations"),
+        (lambda: AADQN(gym.spaces.Discrete(4), TWO), "needs Box observations.*FlattenObservation"),
         (lambda: AADQN(OBS, TWO, AADQNConfig(known_human=True)), "a human is not given"),
         (lambda: AADQN(OBS, TWO, human=lambda obs: obs), "known_human is False"),
         (lambda: load_experiment("aadqn/cartpole", {"replay.n_step": "2"}), "n_step must be 1"),

@@ -150,6 +150,19 @@ def test_tables_of_people_have_a_row_for_each_state(rows: int) -> None:
         advised("FrozenLake-v1", human=human, adherence=np.full((rows, 4), 0.5))
 
 
+@pytest.mark.parametrize(
+    ("env", "message"),
+    [
+        ("FrozenLak-v1", r"'FrozenLak-v1'; did you mean 'FrozenLake-v1'\? .*pprint_registry"),
+        ("CartPole-v1", "no table P: FrozenLake"),
+        (3, "3 has no table P: FrozenLake"),
+    ],
+)
+def test_environments_without_a_table_are_refused(env: Any, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        advised(env, human=[[1.0]], adherence=0.5)
+
+
 def test_the_first_state_by_its_number() -> None:
     parts = {"kernel": np.eye(3)[:, None], "reward": np.zeros((3, 1)), "human": np.ones((3, 1))}
     for first in (2, np.int64(2)):

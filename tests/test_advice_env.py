@@ -191,8 +191,23 @@ def test_a_budget(adherence: float) -> None:
         (lambda: envs(UniformHuman(2)), r"shape \(3, 2\), needs \(3, 3\)"),
         (lambda: envs(adherence=Called(lambda obs, m: m + 2)), "has to be from 0 to 1"),
         (lambda: envs(adherence=0.05, form="exclusive"), "below the human's own"),
-        (lambda: taxi(), "flatten"),
+        (lambda: taxi(), r"these are Discrete\(500\): flatten them"),
         (lambda: TabularHuman([[0.5, 0.6]]), "sum to 1"),
+        (lambda: TabularHuman([[0.5, np.nan]]), "sum to 1"),
+        (lambda: envs(TabularHuman(HUMAN, beyond)), r"human's .* 0 to 1, and .* \[2, 2, 2\]"),
+        (lambda: envs(adherence=TabularTheta(THETA, below)), r"adherence's .* in \[-1, -1, -1\]"),
+        (lambda: envs(adherence=TabularTheta(THETA, beyond)), "adherence's .* states 0 to 1"),
+        (lambda: TabularTheta(THETA[0]), r"a table of shape \(3,\), needs \(S, X\)"),
+        (lambda: envs(adherence=TabularTheta(THETA[:, :2], first)), "2 columns, .* the 3 actions"),
+        (lambda: Buckets(state, []), r"values of buckets are \[\], needs a list"),
+        (lambda: Buckets(state, [0.2, float("nan")]), r"values of buckets are \[0.2, nan\]"),
+        (lambda: Buckets(state, [0.2, 1.5]), r"values of buckets are \[0.2, 1.5\]"),
+        (lambda: Buckets(state, [-0.1, 0.5]), r"values of buckets are \[-0.1, 0.5\]"),
+        (lambda: Buckets(state, 0.5), "values of buckets are 0.5"),
+        (lambda: Buckets([0, 1], [0.2, 0.5]), r"bucket is \[0, 1\], has to be a function"),
+        (lambda: envs(adherence=Buckets(beyond, [0.2, 0.5])), r"groups \[2, 2, 2\], .* 0 to 1"),
+        (lambda: envs(adherence=Buckets(below, [0.2, 0.5])), r"groups \[-1, -1, -1\]"),
+        (lambda: AdviceEnv(Line(), person(), 0.5).step(2), "call reset first"),
         (lambda: EpsilonHuman(person(), 2.0), "epsilon is 2"),
         (lambda: LaggedHuman(person(), 0), "lag is 0"),
     ],
@@ -202,6 +217,18 @@ def test_mistakes_are_named(make: Any, message: str) -> None:
         made = make()
         made.reset(0)
         made.step(advice(2, 2, 2))
+
+
+def first(obs: torch.Tensor) -> torch.Tensor:
+    return torch.zeros(len(obs), dtype=torch.int64)
+
+
+def beyond(obs: torch.Tensor) -> torch.Tensor:
+    return first(obs) + 2
+
+
+def below(obs: torch.Tensor) -> torch.Tensor:
+    return first(obs) - 1
 
 
 class Rows(Human):

@@ -121,6 +121,8 @@ def test_it_shows_itself() -> None:
     assert flappy_advice().render() is None
     with pytest.raises(UserError, match="obs is 'pixels'"):
         flappy_advice(obs="pixels")
+    with pytest.raises(UserError, match="seed of a map is -1"):
+        gym.make("CarAdvice-v0", map_seed=-1)
 
 
 def mean_return(model: AdviceModel, policy: torch.Tensor | None, horizon: int, human: Any) -> float:

@@ -31,6 +31,7 @@ from rlsuite.agents.advice_planning import (
     full_control,
     plan,
     plan_discounted,
+    plan_optimistic,
     plan_robust,
     silence,
     where_it_differs,
@@ -254,6 +255,8 @@ def test_robust_advice_is_planned_at_the_low_end() -> None:
     low, high = model.adherence * 0.5, model.adherence * 0.5 + 0.5
     cautious = plan_robust(model, low, high, H, 0.02)
     assert_close(cautious.value, plan(model.with_adherence(low), H, 0.02).value)
+    same = plan_robust(model, 0.25, np.full((5, 3), 0.5), H, 0.02)
+    assert_close(same.value, plan(model.with_adherence(0.25), H, 0.02).value)
     for weight in (0.0, 0.4, 1.0):
         truth = model.with_adherence(low + weight * (high - low))
         reached = evaluate(truth, cautious.policy)
@@ -394,6 +397,13 @@ def test_flappy_on_a_budget() -> None:
     assert_close(program.value, found.value[:, [1, 4]], rtol=0, atol=1e-9)
 
 
+def test_a_budget_without_end_is_that_of_free_advice() -> None:
+    model = random_model(24, instances=2)
+    free = model.start(plan(model, np.int64(3)).value)
+    for found in (plan_budget(model, 3, np.inf), plan_budget_lp(model, 3, np.inf)):
+        assert_close(found.value, free, rtol=0, atol=1e-9)
+
+
 def test_the_program_names_what_it_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("scipy", "scipy.sparse", "scipy.optimize"):
         monkeypatch.setitem(sys.modules, name, None)
@@ -462,15 +472,33 @@ def test_a_threshold_of_blind_advice_speaks_less(seed: int, horizon: int, margin
     assert (blind(model, horizon, float(horizon)) == 3).all()
 
 
+TWO_AND_THREE = torch.ones(2, 1, 2), torch.ones(3, 1, 2)
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
         (lambda m: plan(m, 0), "horizon is 0"),
+        (lambda m: plan(m, 2.5), "horizon is 2.5, has to be a whole number from 1 on"),
+        (lambda m: plan(m, True), "horizon is True"),
+        (lambda m: silence(m, 2.5), "horizon is 2.5"),
+        (lambda m: blind(m, "3"), "horizon is '3'"),
+        (lambda m: plan_budget(m, 2.5, 1), "horizon is 2.5"),
+        (lambda m: plan_budget_lp(m, None, 1), "horizon is None"),
         (lambda m: plan(m, 3, -0.1), "an advice costs -0.1"),
+        (lambda m: plan(m, 3, [0.1, np.inf]), "an advice costs inf, has to be a finite number"),
+        (lambda m: plan_discounted(m, 0.9, np.inf), "an advice costs inf"),
+        (lambda m: plan_discounted(m, 0.9, np.nan), "an advice costs nan"),
+        (lambda m: plan_robust(m, 0.6, 0.5, 3), "low is above high"),
+        (lambda m: plan_robust(m, 0.5, 1.5, 3), "adherence of 1.5"),
+        (lambda m: plan_robust(m, 0.2, torch.ones(2, 2), 3), r"shape \(2, 2\), needs \(2 or 1, 5"),
+        (lambda _: plan_optimistic(one_step(), *TWO_AND_THREE, 3), "of 2 instances, high of 3"),
         (lambda m: plan(m, 3, torch.zeros(4, 2)), r"cost has shape \(4, 2\), needs \(C,\)"),
         (lambda m: plan_budget(m, 3, [1, -1]), "a budget is -1 advices"),
+        (lambda m: plan_budget_lp(m, 3, np.nan), "a budget is nan advices"),
         (lambda m: plan_discounted(m, 1.0), "discount is 1.0"),
         (lambda m: plan_discounted(m, 0.9, tolerance=0), "tolerance is 0"),
+        (lambda m: plan_discounted(m, 0.9, tolerance=np.inf), "tolerance is inf"),
         (lambda m: evaluate(m, torch.zeros(3, 1, 2, 5).long()), "policies of 3 instances"),
     ],
 )

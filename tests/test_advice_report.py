@@ -107,8 +107,8 @@ FLIERS = {
 }
 
 
-def flight() -> tuple[Experiment, AdviceVectorEnv]:
-    data = {"algorithm": "aadqn", "env": FLIGHT, "advice": FLIERS}
+def flight(**env: Any) -> tuple[Experiment, AdviceVectorEnv]:
+    data = {"algorithm": "aadqn", "env": FLIGHT | env, "advice": FLIERS}
     experiment = build_experiment("flight", data)
     made = build_evaluation(experiment, None)
     assert isinstance(made, AdviceVectorEnv)
@@ -133,6 +133,19 @@ def test_regret_is_exact_where_there_are_tables() -> None:
         assert score.net == pytest.approx(net, abs=0.2)
     alone = float(model.start(evaluate(model, silence(model, horizon)).gross))
     assert oracle.regret(Silent(people)) == pytest.approx(best - alone)
+
+
+def test_the_oracle_keeps_the_time_limit() -> None:
+    """Eight of the nineteen steps."""
+    experiment, people = flight(time_limit=8)
+    oracle = find_oracle(experiment, people.people)
+    assert oracle is not None and oracle.horizon == 8
+    model = flappy("greedy")
+    best = [float(model.start(plan(model, h, 0.1).value)) for h in (8, FLAPPY_HORIZON)]
+    assert best[0] < best[1] - 0.5
+    assert oracle.optimum == pytest.approx(best[0])
+    alone = float(model.start(evaluate(model, silence(model, 8)).gross))
+    assert oracle.regret(Silent(people)) == pytest.approx(best[0] - alone)
 
 
 @pytest.mark.parametrize(

@@ -68,6 +68,22 @@ def test_euler_counts_the_variance_of_what_follows() -> None:
     assert float(advisor.decide().value) - 0.5 == pytest.approx(expected, rel=0.01)
 
 
+def test_euler_does_not_think_less_of_the_future_than_silence_brings() -> None:
+    """Two stages, advice 1 pays 0.5 and costs 0.5: below, it is worth less than 0 in the second."""
+    config = EULERConfig(scale=1e-3, episodes=10)
+    advisor = AgnosticAdvice(AdviceTask(one_step(), 2, cost=0.5), config)
+    see(advisor, (0, 0, 0, 0.0, 0), (0, 2, 0, 0.0, 0), times=200)
+    see(advisor, (0, 1, 1, 0.5, 0), times=50)
+    log, n = 1e-3 * math.log(4 * 3 * 10 * 2 / 0.1), 50
+    j = 2 * log / 3
+    constant = (4 * j + 2 * math.sqrt(2 * log)) / n
+    high = 7 * log / (3 * (n - 1)) + j / (n - 1) + constant  # of rewards, of successors, net
+    apart = math.sqrt(2 * log) * high / math.sqrt(n)  # from 0, not from -high
+    decision = advisor.decide()
+    assert decision.play.policies.flatten().tolist() == [1, 1]
+    assert float(decision.value) == pytest.approx(2 * high + apart, abs=1e-12)
+
+
 CONFIGS: list[Any] = [UCBVIConfig(scale=1.0, episodes=100), EULERConfig(scale=1.0, episodes=100)]
 
 

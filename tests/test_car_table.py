@@ -112,6 +112,10 @@ def test_ucb_ad_learns_every_map() -> None:
         ({"traffic": "env4"}, "traffic is 'env4', has to be one of env1, env2, env3, env3_light"),
         ({"traffic": "env1", "noise": 0}, "noise is 0"),
         ({"traffic": "env1", "panic": 1.5}, "panic 1.5"),
+        ({"traffic": "env1", "seeds": 3}, r"seeds is 3, has to be a list .*, such as \[3\]"),
+        ({"traffic": "env1", "seeds": []}, r"seeds is \[\]"),
+        ({"traffic": "env1", "seeds": [0, -1]}, "seed of a map is -1, has to be a whole number"),
+        ({"traffic": "env1", "seeds": [1.5]}, "seed of a map is 1.5"),
     ],
 )
 def test_bad_input_is_named(wrong: dict[str, Any], message: str) -> None:

@@ -77,6 +77,24 @@ def test_a_decision_by_hand() -> None:
     assert float(dear.decide().value) == pytest.approx(defer, abs=1e-9)
 
 
+def test_advice_that_is_rarely_done_counts_at_its_low_end() -> None:
+    """Advising the worse action, which is then done less often, brings the better one."""
+    config = FUCBConfig(scale=0.01, human_scale=0.02, episodes=10)
+    advisor = FUCB(AdviceTask(one_step(), 1), config)
+    see(advisor, (0, 2, 0, 0.0, 0), times=32)
+    see(advisor, (0, 2, 1, 0.5, 0), times=8)
+    see(advisor, (0, 1, 0, 0.0, 0), times=40)
+    see(advisor, (0, 0, 0, 0.0, 0), times=8)
+    see(advisor, (0, 0, 1, 0.5, 0), times=32)
+    log = math.log(2 * 1 * 2 * 10 / 0.1)
+    u = [0.01 * log / (32 + 40 + 8), 0.5 + 0.01 * log / 40]
+    low = 0.2 - math.sqrt(0.02 * log / (2 * 40))
+    assert low > 0
+    decision = advisor.decide()
+    assert decision.play.policies.item() == 0
+    assert float(decision.value) == pytest.approx(low * u[0] + (1 - low) * u[1], abs=1e-9)
+
+
 def test_the_spread_of_what_follows_counts() -> None:
     """Two stages: action 0 leads to state 0 or 1 alike, where the human earns 0 and 1."""
     model = random_model(52, 1, states=2, actions=2)

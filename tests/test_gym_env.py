@@ -67,20 +67,27 @@ def test_id_that_an_import_registers(tmp_path, monkeypatch):
     del gym.registry["Toy-v0"]
 
 
+LISTS = "gymnasium.pprint_registry() lists those there are"
+
+
 @pytest.mark.parametrize(
     ("env_id", "arguments", "message"),
     [
         (
             "HalfCheeta-v5",
             {},
-            "unknown environment 'HalfCheeta-v5'; did you mean 'HalfCheetah-v5'?",
+            f"unknown environment 'HalfCheeta-v5'; did you mean 'HalfCheetah-v5'? {LISTS}",
         ),
         (
             "HalfCheetah-v9",
             {},
-            "unknown environment 'HalfCheetah-v9'; did you mean 'HalfCheetah-v5'?",
+            f"unknown environment 'HalfCheetah-v9'; did you mean 'HalfCheetah-v5'? {LISTS}",
         ),
-        ("zzzzzz", {}, "unknown environment 'zzzzzz'; is the package that registers it imported?"),
+        (
+            "zzzzzz",
+            {},
+            f"unknown environment 'zzzzzz'; is the package that registers it imported? {LISTS}",
+        ),
         (
             "toy_envs:Unknown-v0",
             {},
