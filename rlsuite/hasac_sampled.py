@@ -8,12 +8,10 @@ everything is float64 on the CPU.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
-from rlsuite.agents.soft_policy_iteration import Annealing, average
+from rlsuite.agents.soft_policy_iteration import Annealing, Policies, average
 
 SEEDS, STEPS = 200, 3000
 NOISE = 0.1
@@ -40,11 +38,11 @@ def learn(
     After every one both agents take a step, in an order drawn anew for every seed, or ``at_once``.
     ``payoff`` is (X_0, X_1); logits start from N(0, 1). The same draws are made in both orders.
     """
-    logits = [normal(draws, seeds, n) for n in payoff.shape]
+    policies = [normal(draws, seeds, n).log_softmax(1) for n in payoff.shape]
     total = payoff.new_zeros(seeds, payoff.numel())
     count, one = torch.zeros_like(total), payoff.new_ones(seeds, 1)
     for step in range(steps):
-        actions = [torch.multinomial(row.softmax(1), 1, generator=draws) for row in logits]
+        actions = [torch.multinomial(row.exp(), 1, generator=draws) for row in policies]
         joint = actions[0] * payoff.shape[1] + actions[1]
         total.scatter_add_(1, joint, payoff.flatten()[joint] + NOISE * normal(draws, seeds, 1))
         count.scatter_add_(1, joint, one)
@@ -52,10 +50,10 @@ def learn(
         q = (total / count.clamp(min=1)).view(seeds, *payoff.shape)
         leads = torch.randint(2, (seeds, 1), generator=draws) == 0
         if at_once:
-            logits = [ascend(q, logits, agent, schedule(step)) for agent in range(2)]
+            policies = [ascend(q, policies, agent, schedule(step)) for agent in range(2)]
         else:
-            logits = take_turns(q, logits, leads, schedule(step))
-    return [row.log_softmax(1) for row in logits]
+            policies = take_turns(q, policies, leads, schedule(step))
+    return policies
 
 
 def normal(draws: torch.Generator, *shape: int) -> Tensor:
@@ -63,28 +61,26 @@ def normal(draws: torch.Generator, *shape: int) -> Tensor:
     return torch.randn(shape, generator=draws, dtype=torch.float64)
 
 
-def take_turns(
-    q: Tensor, logits: Sequence[Tensor], leads: Tensor, temperature: float
-) -> list[Tensor]:
-    """The logits after a step of each agent, the second against the new policy of the first.
+def take_turns(q: Tensor, policies: Policies, leads: Tensor, temperature: float) -> list[Tensor]:
+    """Both policies after a step of each agent, the second against the new policy of the first.
 
     ``leads`` is (S, 1): whether agent 0 is the first.
     """
-    first, second = logits
-    early = torch.where(leads, ascend(q, logits, 0, temperature), first)
+    first, second = policies
+    early = torch.where(leads, ascend(q, policies, 0, temperature), first)
     second = ascend(q, [early, second], 1, temperature)
     late = ascend(q, [early, second], 0, temperature)
     return [torch.where(leads, early, late), second]
 
 
-def ascend(q: Tensor, logits: Sequence[Tensor], agent: int, temperature: float) -> Tensor:
-    """(S, X_i) logits of agent i after a gradient step on E[Q] + temperature * entropy.
+def ascend(q: Tensor, policies: Policies, agent: int, temperature: float) -> Tensor:
+    """(S, X_i) log probabilities of agent i after a gradient step on E[Q] + temperature * entropy.
 
     With ``q`` (S, X_0, X_1) and Q_i its mean over the other's action, the derivative in the logit
-    of a is pi(a) (Q_i(a) - temperature * log pi(a) - their mean under pi).
+    of a is pi(a) (Q_i(a) - temperature * log pi(a) - their mean under pi). Log probabilities are
+    logits too: what all of them have in common does not matter.
     """
-    policies = [row.log_softmax(1) for row in logits]
-    chances = policies[agent].exp()
-    score = average(q, policies, [agent]) - temperature * policies[agent]
+    policy, chances = policies[agent], policies[agent].exp()
+    score = average(q, policies, [agent]) - temperature * policy
     mean = (chances * score).sum(1, keepdim=True)
-    return logits[agent] + RATE * chances * (score - mean)
+    return (policy + RATE * chances * (score - mean)).log_softmax(1)
