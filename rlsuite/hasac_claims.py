@@ -110,7 +110,8 @@ def sampled(seed: int, *, game: str, schedule: Annealing, at_once: bool = False)
     """Where each seed of ``hasac_sampled.learn`` has come to: noisy rewards, gradient steps."""
     payoff = torch.tensor(PAYOFFS[game])
     policies = learn(payoff, schedule, generator(seed, "sampled"), at_once=at_once)
-    return [reached(payoff, one) for one in zip(*(row.split(1) for row in policies), strict=True)]
+    seeds = range(len(policies[0]))
+    return [reached(payoff, [policy[[k]] for policy in policies]) for k in seeds]
 
 
 SAMPLED = {
