@@ -56,7 +56,7 @@ class Claim:
     """Standard error of ``value``; None if it is a count or an extreme."""
     gate: Gate | None = None
     interval: Interval | None = None
-    """95 % bootstrap interval, where a standard error would not do."""
+    """95 % interval, where a standard error would not do: by bootstrap, of a share Wilson's."""
 
     @property
     def passed(self) -> bool | None:

@@ -44,8 +44,9 @@ from rlsuite.config import load_experiment
 from rlsuite.envs.matrix_games import PAYOFFS
 from rlsuite.errors import UserError
 from rlsuite.evaluate import Evaluation
+from rlsuite.hasac_sampled import ANNEALED, learn
 from rlsuite.loops import ReplayPlan, replay_loop
-from rlsuite.rng import derive_seed
+from rlsuite.rng import derive_seed, generator
 from rlsuite.run import Run
 from rlsuite.teams import own
 from rlsuite.types import Tree
@@ -103,6 +104,22 @@ def reached(payoff: torch.Tensor, policies: Sequence[torch.Tensor]) -> Reached:
     likeliest = best[policies[0].argmax(1), policies[1].argmax(1)]
     mean = (joint * payoff).sum((1, 2)).mean()
     return Reached(float((joint * best).sum((1, 2)).mean()), float(likeliest.mean()), float(mean))
+
+
+def sampled(seed: int, *, game: str, schedule: Annealing, at_once: bool = False) -> list[Reached]:
+    """Where each seed of ``hasac_sampled.learn`` has come to: noisy rewards, gradient steps."""
+    payoff = torch.tensor(PAYOFFS[game])
+    policies = learn(payoff, schedule, generator(seed, "sampled"), at_once=at_once)
+    seeds = range(len(policies[0]))
+    return [reached(payoff, [policy[[k]] for policy in policies]) for k in seeds]
+
+
+SAMPLED = {
+    "greedy": partial(sampled, schedule=SCHEDULES["greedy"]),
+    "annealed": partial(sampled, schedule=ANNEALED),
+    "annealed, at once": partial(sampled, schedule=ANNEALED, at_once=True),
+}
+"""Taking turns, unless it says at once."""
 
 
 ANTI_COORDINATION_STEPS = 3
@@ -312,6 +329,14 @@ EXPERIMENTS: dict[str, Experiment] = {
         )
         for game in GAMES
     },
+    # Its seeds are learned side by side, in one repeat.
+    "matrix sampled": Experiment(
+        {
+            f"{game}, {method}": partial(measure, game=game)
+            for game in GAMES
+            for method, measure in SAMPLED.items()
+        }
+    ),
     "matrix order": Experiment(
         {
             "sequential": partial(anti_coordination, at_once=False),

@@ -132,7 +132,7 @@ def reproduce(
     claims = paper.claims(results)
     code = f"rlsuite {__version__}" + (f" at commit {commit}" if commit else "")
     head = f"# {paper.title}\n\nSeed {seed}, {code}. Uncertainties are standard errors over "
-    head += "repetitions, intervals in brackets 95 % bootstrap intervals.\n\n"
+    head += "repetitions, brackets hold 95 % intervals: by bootstrap, of shares Wilson's.\n\n"
     files = [folder / "results.md", folder / "results.csv"]
     files[0].write_text(head + markdown(claims), "utf-8")
     files[1].write_text(table_csv(claims), "utf-8")

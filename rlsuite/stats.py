@@ -9,10 +9,12 @@ finite, or tasks differ in their number of runs.
 
 from __future__ import annotations
 
+import math
 import tomllib
 from collections.abc import Callable
 from functools import cache
 from importlib import resources
+from statistics import NormalDist
 from typing import NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
@@ -140,6 +142,21 @@ def stratified_bootstrap(
 
     low, high = _bootstrap(evaluate, [sample], level, resamples, seed)
     return Interval(float(evaluate(sample[None])[0]), float(low), float(high))
+
+
+def wilson(successes: int, trials: int) -> Interval:
+    """Share of successes with Wilson's 95 % score interval (1927).
+
+    Unlike a bootstrap's it has a width where all or none succeed. Raises ValueError unless there is
+    a trial, and no more successes than trials.
+    """
+    if not 0 <= successes <= trials or trials == 0:
+        raise ValueError(f"{successes} successes of {trials}")
+    z, share = NormalDist().inv_cdf(0.975), successes / trials
+    middle = share + z**2 / (2 * trials)
+    half = z * math.sqrt(share * (1 - share) / trials + (z / (2 * trials)) ** 2)
+    scale = 1 + z**2 / trials
+    return Interval(share, max(0.0, (middle - half) / scale), min(1.0, (middle + half) / scale))
 
 
 def paired_bootstrap(

@@ -123,6 +123,7 @@ LAYERS: list[list[str]] = [
         "claims",
         "er_rr",
         "er_rr_report",
+        "hasac_sampled",
         "hasac_claims",
         "hasac_report",
         "drpg_claims",

@@ -304,3 +304,17 @@ def test_the_paired_bootstrap_draws_rows_whole() -> None:
     assert paired.high - paired.low == pytest.approx(alone.high - alone.low, rel=0.05)
     independent = stratified_bootstrap(scores, mean)
     assert independent.high - independent.low < 0.8 * (paired.high - paired.low)
+
+
+@pytest.mark.parametrize(("successes", "trials"), [(0, 20), (7, 20), (12, 20), (200, 200), (1, 1)])
+def test_wilson_is_scipys(successes: int, trials: int) -> None:
+    binomtest = pytest.importorskip("scipy.stats").binomtest
+    exact = binomtest(successes, trials).proportion_ci(method="wilson")
+    expected = (successes / trials, exact.low, exact.high)
+    assert stats.wilson(successes, trials) == pytest.approx(expected, abs=1e-12)
+
+
+def test_wilson_of_no_share() -> None:
+    for successes, trials in ((0, 0), (3, 2), (-1, 2)):
+        with pytest.raises(ValueError, match="successes of"):
+            stats.wilson(successes, trials)
