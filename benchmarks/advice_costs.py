@@ -31,6 +31,8 @@ from rlsuite.reproduce import single_threaded
 COMMIT = ["git", "describe", "--always", "--dirty", "--abbrev=40"]
 CONFIG, EPISODES, BELOW = "aadqn/cartpole", 100, 0.1
 COSTS = (0.0, 0.05, 0.2, 0.5, 1.0)
+SEEDS = (0, 1, *range(5, 13))
+"""Without 2, 3 and 4, by which the way to explore was chosen."""
 SEPARATE, ONE = "separate", "one network"
 
 
@@ -80,7 +82,7 @@ def verdict(rows: list[dict[str, Any]]) -> dict[str, Any]:
 def main() -> int:
     """Print a row a run and cost, and write everything; 1 if a demand is not met."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, nargs="+", default=list(range(5)))
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS))
     parser.add_argument("--transitions", type=int, help="default: the config's")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
     parser.add_argument("--runs", type=Path, default=Path("runs/advice-costs"))
