@@ -245,7 +245,7 @@ class View:
 
     def read(self, observation: Any, info: Mapping[str, Any]) -> tuple[Any, Array | None]:
         """The observation without the mask, and the mask of either convention. Raises ``UserError``
-        for a mask of actions that are not discrete."""
+        for a mask of actions that are not discrete, and for an observation of another shape."""
         mask = info.get("action_mask")
         if self._keys:
             mask = observation["action_mask"]
@@ -255,6 +255,12 @@ class View:
             raise broken(f"agent {self.name} has an action mask, but its actions are numbers")
         if isinstance(mask, tuple | list):  # Gymnasium's form for MultiDiscrete
             mask = np.concatenate([np.ravel(head) for head in mask])
+        # NumPy would broadcast it silently.
+        if isinstance(self.space, spaces.Box) and np.shape(observation) != self.space.shape:
+            raise broken(
+                f"the observation of agent {self.name} has shape {np.shape(observation)}, its "
+                f"space {self.space.shape}"
+            )
         return observation, mask
 
     def check_mask(self, mask: Array | None) -> Array:

@@ -14,8 +14,9 @@ from hasac_cases import MIXED, Naive, make_batch, make_spaces
 from hatd3_cases import BOXES
 
 from rlsuite.agents.happo import HAPPO
-from rlsuite.agents.hasac import HASAC, METRICS, HASACConfig
+from rlsuite.agents.hasac import HASAC, METRICS, HASACConfig, Mirror
 from rlsuite.agents.hatd3 import HATD3, HATD3Config
+from rlsuite.agents.mehaml import KLBall, KLDrift
 from rlsuite.errors import UserError
 from rlsuite.evaluate import Evaluation
 from rlsuite.parts import LearnedTemperatures, ValueNorm
@@ -112,10 +113,11 @@ def test_orders_are_uniform() -> None:
     assert len(counts) == 6 and max(abs(count - 100) for count in counts) < 46
 
 
-def test_a_saved_state_continues_bit_for_bit() -> None:
+@pytest.mark.parametrize("mirror", [None, KLDrift(1.0, 2), KLBall(1e-4, 2)])
+def test_a_saved_state_continues_bit_for_bit(mirror: Mirror | None) -> None:
     spaces = make_spaces(MIXED, views=True, masked=True)
     config = HASACConfig(normalize_values=True, critic_loss="huber", **SMALL)
-    agent, other = HASAC(*spaces, config, seed=0), HASAC(*spaces, config, seed=1)
+    agent, other = (HASAC(*spaces, config, mirror=mirror, seed=seed) for seed in (0, 1))
     agent.update(make_batch(*spaces, seed=0))
     other.load_state_dict(copy.deepcopy(agent.state_dict()))
     for seed in (1, 2):

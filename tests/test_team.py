@@ -360,6 +360,11 @@ def test_what_breaks_the_protocol_is_named():
         def observations(self):
             return {a: o for a, o in super().observations().items() if self.time == 0}
 
+    class Short(MixedTeam):
+        def observations(self):
+            own = super().observations()
+            return own if self.time == 0 else {**own, "z_box": np.zeros(1, np.float32)}
+
     class Rewards(MixedTeam):
         value: object = np.ones(1)
 
@@ -380,6 +385,7 @@ def test_what_breaks_the_protocol_is_named():
         (NoMask, r"the action mask of agent a_pick is none, but .* needs \(4,\)"),
         (AllZero, "no action is available to agent m_multi"),
         (Missing, "no observation of agent z_box, only of .*check_parallel_env"),
+        (Short, r"the observation of agent z_box has shape \(1,\), its space \(3,\)"),
     ):
         env = TeamEnv(team(FATES), "sum")
         env.reset(seed=0)
