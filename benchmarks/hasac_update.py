@@ -2,21 +2,18 @@
 
     python benchmarks/hasac_update.py
 
-Three agents of MPE's spread, batch 256, two layers of 128, one thread. The plain form is what one
-writes from the paper with torch.nn and torch.distributions: a network for every policy and critic,
-the state and all actions concatenated for every value, everybody's action drawn before the turns
-and after every turn, ``backward`` and torch's default Adam. It returns nothing, ours metrics
-and priorities. Both start from the same weights and noise; after the first updates all weights must
-agree to 1e-4, then the forms take turns. Times are the process's own, without the turns of others.
-Writes benchmarks/results/hasac-update.json.
+Three agents of MPE's spread, batch 256, two layers of 128, one thread. The plain form has a network
+for every critic, concatenates the state and all actions for every value, draws everybody's action
+before the turns and after every turn, backpropagates with ``backward`` and steps torch's default
+Adam. Both start from the same weights and noise; after the first updates all weights must agree to
+1e-4, then the forms take turns. Times are the process's own, without the turns of others. Writes
+benchmarks/results/hasac-update.json.
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
 import json
-import math
 import os
 import platform
 import statistics
@@ -30,7 +27,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rlsuite.actors import Actor, CategoricalActor
 from rlsuite.agents.hasac import HASAC, HASACConfig
 from rlsuite.buffers import Replay, UniformSampler
 from rlsuite.envs import ParticleVectorEnv
@@ -46,14 +42,13 @@ class Plain:
     def __init__(self, agent: HASAC) -> None:
         """From the agent's weights and generators."""
         self.agent = agent
-        self.policies = {name: policy_of(actor) for name, actor in agent.actors.items()}
         self.critics = [critic_of(agent.critic.net, k) for k in range(CONFIG.critics)]
         self.targets = [critic_of(agent.target.net, k) for k in range(CONFIG.critics)]
         params = [p for critic in self.critics for p in critic.parameters()]
         self.critic_optimizer = torch.optim.Adam(params, CONFIG.lr_critic)
         self.optimizers = {
-            name: torch.optim.Adam(policy.parameters(), CONFIG.lr_actor)
-            for name, policy in self.policies.items()
+            name: torch.optim.Adam(actor.parameters(), CONFIG.lr_actor)
+            for name, actor in agent.actors.items()
         }
         self.log_alphas = {
             name: nn.Parameter(torch.tensor(CONFIG.initial_temperature).log())
@@ -70,22 +65,12 @@ class Plain:
         self, obs: Any, name: str, *, spare: bool = False
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """An action, its log probability, and if there are few actions all of theirs."""
+        actor = self.agent.actors[name]
+        output = actor(obs["agents"][name])
         noise = self.spare if spare else self.agent.noise
-        if isinstance(self.agent.actors[name], CategoricalActor):
-            log_pi = self.log_pi(obs, name)
-            gumbel = -torch.empty_like(log_pi).exponential_(generator=noise).log()
-            action = F.one_hot((log_pi + gumbel).argmax(1), log_pi.shape[1]).float()
-            return action, (action * log_pi).sum(1), log_pi
-        mean, log_std = self.policies[name](obs["agents"][name]).chunk(2, 1)
-        normal = torch.distributions.Normal(mean, log_std.clamp(-20.0, 2.0).exp())
-        u = mean + normal.stddev * torch.randn(mean.shape, generator=noise)
-        log_jacobian = 2.0 * (math.log(2.0) - u - F.softplus(-2.0 * u))
-        return torch.tanh(u), (normal.log_prob(u) - log_jacobian).sum(1), None
-
-    def log_pi(self, obs: Any, name: str) -> Tensor:
-        logits = self.policies[name](obs["agents"][name])
-        log_pi: Tensor = torch.distributions.Categorical(logits=logits).logits
-        return log_pi
+        action, log_prob = actor.sample(output, None, noise)
+        log_pi = actor.log_pi(output, None) if hasattr(actor, "log_pi") else None
+        return action, log_prob, log_pi
 
     def value(self, critics: list[nn.Sequential], obs: Any, actions: list[Tensor]) -> list[Tensor]:
         x = torch.cat([obs["state"], *actions], 1)
@@ -131,8 +116,8 @@ class Plain:
     def turn(self, batch: Batch, i: int, actions: list[Tensor], alpha: Tensor) -> None:
         name = self.agent.names[i]
         actor = self.agent.actors[name]
-        if isinstance(actor, CategoricalActor):
-            log_pi = self.log_pi(batch.obs, name)
+        if hasattr(actor, "log_pi"):
+            log_pi = actor.log_pi(actor(batch.obs["agents"][name]), None)
             values = []
             for k in range(actor.size):
                 one = F.one_hot(torch.tensor(k), actor.size).float().expand(len(log_pi), -1)
@@ -150,20 +135,8 @@ class Plain:
 
     def weights(self) -> list[Tensor]:
         """Of actors, critics, their targets, and the log temperatures."""
-        nets = [*self.policies.values(), *self.critics, *self.targets]
+        nets = [*self.agent.actors.values(), *self.critics, *self.targets]
         return [*(p for net in nets for p in net.parameters()), *self.log_alphas.values()]
-
-
-def policy_of(actor: Actor) -> nn.Sequential:
-    """A network with an actor's layers, weights of its own."""
-    parts = iter(actor.layers)
-    if isinstance(actor, CategoricalActor):
-        first, *norms = actor.norms
-        layers = [first, *(part for norm in norms for part in (next(parts), nn.ReLU(), norm))]
-    else:
-        first, last = parts
-        layers = [first, nn.ReLU(), last, nn.Tanh()]
-    return copy.deepcopy(nn.Sequential(*layers, actor.head))
 
 
 def critic_of(net: Any, k: int) -> nn.Sequential:
@@ -183,7 +156,7 @@ def weights_of(agent: HASAC) -> list[Tensor]:
     """In the order and the shapes of the plain form's."""
     ensembles = (agent.critic.net, agent.target.net)
     members = [critic_of(net, k) for net in ensembles for k in range(CONFIG.critics)]
-    nets = [*map(policy_of, agent.actors.values()), *members]
+    nets = [*agent.actors.values(), *members]
     return [*(p for net in nets for p in net.parameters()), *agent.temperature.log_value]
 
 

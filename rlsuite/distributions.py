@@ -17,8 +17,7 @@ def log_tanh_jacobian(u: Tensor) -> Tensor:
 
     Forming 1 - tanh**2 would lose all digits from |u| = 9 in float32.
     """
-    # softplus(-2u) is -2 softplus(u) with beta = -2, which takes an operation less.
-    return 2.0 * (math.log(2.0) - torch.add(u, F.softplus(u, beta=-2.0), alpha=-2.0))
+    return 2.0 * (math.log(2.0) - u - F.softplus(-2.0 * u))
 
 
 def squashed_normal(
@@ -40,9 +39,8 @@ def squashed_normal(
         log_jacobian = log_tanh_jacobian(u)
     else:
         log_jacobian = torch.log(1.0 - action.square() + log_jacobian_epsilon)
-    # Constants go in after the sum, where there are fewer numbers.
-    varying = torch.add(log_std + log_jacobian, noise.square(), alpha=0.5).sum(-1)
-    return action, -0.5 * math.log(2.0 * math.pi) * noise.shape[-1] - varying
+    log_normal = -0.5 * noise.square() - log_std - 0.5 * math.log(2.0 * math.pi)
+    return action, (log_normal - log_jacobian).sum(-1)
 
 
 def normal_log_prob(x: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
