@@ -251,7 +251,7 @@ def test_who_was_never_seeded_meets_other_people() -> None:
     def moods(seed: int | None) -> list[int]:
         env = AdviceEnv(Line(), UniformHuman(3), 0.0, privileged=True)
         env.reset(seed=seed)
-        return [env.step(3)[4]["human_action"] for _ in range(9)]
+        return [env.step(3)[4]["human_action"] for _ in range(9)] + [env.reset()[1] == {}]
 
     assert moods(None) != moods(None)  # equal once in 20,000 times
     assert moods(4) == moods(4)
