@@ -3,9 +3,9 @@
     rlsuite train dqn/breakout --folder runs/breakout --plan.total_transitions 100_000
     python benchmarks/advice_breakout.py --jobs 2 --out benchmarks/results/advice-breakout.json
 
-The first command trains the human, who is half trained, and one action in five of whom is random;
-the second everything that advises them, as in the configs, with the budget of a small machine (two
-million frames: the configs ending in ``_full``). Demanded of AADQN: a gain, the gross return above
+The first command trains the human, who is half trained, and seven actions in ten of whom are
+random: who plays better leaves so small a budget nothing to add. The second trains everything that
+advises them, as in the configs (two million frames, and a better player: those ending in ``_full``). Demanded of AADQN: a gain, the gross return above
 that of the human alone in the same 100 games, whose bootstrap 95 % interval over the seeds is above
 0, and advice in fewer than all steps.
 """
