@@ -7,6 +7,9 @@ state and all actions. What sets it apart from one SAC per agent:
 - the critics' targets lose the entropy term of the joint action, the sum over agents;
 - agents are updated one after the other, each against the new actions of those before it;
 - in an agent's turn its own action alone carries a gradient.
+
+Where no gradient is needed, the policies of agents that are alike are computed at once, with weights
+of their own; a turn is one agent's.
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from rlsuite.actors import Actor, CategoricalActor, make_actor
+from rlsuite.actors import Actor, CategoricalActor, make_actors
 from rlsuite.joint_critic import JointCritic
 from rlsuite.optim import descend, load_optimizer_state, make_optimizer, optimizer_state
 from rlsuite.parts import (
@@ -179,10 +182,14 @@ class HASAC:
         spaces = agent_spaces(observation_space, action_space, "HASAC")
         self.names = list(spaces)
         weights = generator(seed, "hasac weights")
-        self.actors: dict[str, Actor] = {
-            name: make_actor(*pair, config.hidden, "HASAC", generator=weights, device=self.device)
-            for name, pair in spaces.items()
-        }
+        self.actors, self.stacks = make_actors(
+            observation_space,
+            spaces,
+            config.hidden,
+            "HASAC",
+            generator=weights,
+            device=self.device,
+        )
         sizes = [actor.size for actor in self.actors.values()]
         self.critic, self.target = (
             JointCritic(
@@ -238,10 +245,11 @@ class HASAC:
         """(N, ...) actions of every agent in the environment's units, sampled or, without
         ``explore``, the squashed means and the likeliest; nothing to store beside them."""
         obs = to_device(obs, self.device)
-        return {
-            name: actor.act(actor(own(obs, name)), mask_of(obs, name), self.noise, explore=explore)
-            for name, actor in self.actors.items()
-        }, {}
+        found: dict[str, Tensor] = {}
+        for stack in self.stacks:
+            actions = stack.stacked.act(*stack(obs), self.noise, explore=explore)
+            found |= zip(stack.names, actions, strict=True)
+        return {name: found[name] for name in self.names}, {}
 
     def update(self, batch: Batch) -> Update:
         """One update from a batch on the agent's device: critics, then every policy with its
@@ -310,20 +318,24 @@ class HASAC:
     def _target(self, batch: Batch, temperature: Tensor) -> Tensor:
         """(views, B) targets: reward and the soft value of the next state (section 4.2)."""
         assert isinstance(batch.reward, Tensor)
-        actions, bonus = [], torch.zeros_like(batch.reward)
-        alive = alive_of(batch.next_obs, self.names, len(bonus), self.device)
-        # Nothing follows from what the dead would do: their entropy is none of the team's.
-        weights = (temperature * alive).unbind(1)
-        for (name, actor), weight in zip(self.actors.items(), weights, strict=True):
-            mask = mask_of(batch.next_obs, name)
-            output = actor(own(batch.next_obs, name))
-            action, log_prob = actor.sample(output, mask, self.noise)
+        alive = alive_of(batch.next_obs, self.names, len(batch.reward), self.device)
+        actions: dict[str, Tensor] = {}
+        log_probs: dict[str, Tensor] = {}
+        for stack in self.stacks:
+            actor, (output, mask) = stack.stacked, stack(batch.next_obs)
             if self._is_exact(actor):  # the expectation in place of the sample: less variance
                 assert isinstance(actor, CategoricalActor)
+                action = actor.draw(output, mask, self.noise)
                 log_prob = -actor.entropy(actor.log_pi(output, mask))
-            actions.append(action)
-            bonus -= weight * log_prob
-        values = self.target.of_views(views_of(batch.next_obs, self.names), actions).amin(0)
+            else:
+                action, log_prob = actor.sample(output, mask, self.noise)
+            actions |= zip(stack.names, action, strict=True)
+            log_probs |= zip(stack.names, log_prob, strict=True)
+        # Nothing follows from what the dead would do: their entropy is none of the team's.
+        log_prob = torch.stack([log_probs[name] for name in self.names], 1)
+        bonus = -(temperature * alive * log_prob).sum(1)
+        joint = [actions[name] for name in self.names]
+        values = self.target.of_views(views_of(batch.next_obs, self.names), joint).amin(0)
         values = of_living(self._denormalized(values), batch.next_obs)
         return batch.reward + batch.discount * (values + bonus)
 

@@ -4,10 +4,10 @@
     python benchmarks/advice_breakout.py --jobs 2 --out benchmarks/results/advice-breakout.json
 
 The first command trains the human, who is half trained, and seven actions in ten of whom are
-random: who plays better leaves so small a budget nothing to add. The second trains everything that
-advises them, as in the configs (two million frames, and a better player: those ending in ``_full``). Demanded of AADQN: a gain, the gross return above
-that of the human alone in the same 100 games, whose bootstrap 95 % interval over the seeds is above
-0, and advice in fewer than all steps.
+random: to a better player so small a budget has nothing to add. The second trains everything that
+advises them, as in the configs (two million frames, and a better player: those ending in
+``_full``). Demanded of AADQN: a gain, the gross return above that of the human alone in the same
+games, whose bootstrap 95 % interval over the seeds is above 0, and advice in fewer than all steps.
 """
 
 from __future__ import annotations

@@ -3,12 +3,17 @@
 A joint critic sees every agent's action as numbers, its encoding: a Box as it is, scaled to [-1, 1]
 per dimension; a Discrete as a one-hot vector; a MultiDiscrete as the one-hot vectors of its heads
 side by side. Log probabilities are of the whole action: summed over dimensions or heads.
+
+Where only outputs are asked for, the policies of agents that are alike are computed at once
+(``ActorStack``): ``from_features`` and what takes its outputs allow for an axis of agents in front
+of the batch.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -21,6 +26,7 @@ from torch import Tensor, nn
 from rlsuite.errors import UserError
 from rlsuite.nets import Encoder, drawn, orthogonal
 from rlsuite.policies import SquashedNormalPolicy
+from rlsuite.teams import mask_of, own
 from rlsuite.types import Tree
 
 UNAVAILABLE = -1e10
@@ -55,18 +61,20 @@ class NormalActor(nn.Module):
 
     def forward(self, obs: Tensor) -> Tensor:
         """(B, *obs) to (B, 2 size)."""
-        x = self.encoder(obs)
+        return self.from_features(self.encoder(obs))
+
+    def from_features(self, x: Tensor) -> Tensor:
+        """(B, features) of the encoder to (B, 2 size)."""
         *inner, last = self.layers
         for layer in inner:
-            x = F.relu(layer(x))
-        out: Tensor = self.head(torch.tanh(last(x)))
-        return out
+            x = F.relu(_linear(layer, x))
+        return _linear(self.head, torch.tanh(_linear(last, x)))
 
     def sample(
         self, output: Tensor, mask: Tensor | None, noise: torch.Generator | None
     ) -> tuple[Tensor, Tensor]:
         """(B, size) encodings and their (B,) log probabilities, differentiable."""
-        shape = (len(output), self.size)
+        shape = (*output.shape[:-1], self.size)
         draw = torch.randn(shape, generator=noise, device=output.device)
         return self.policy.sample(output, draw)
 
@@ -95,7 +103,7 @@ class NormalActor(nn.Module):
         scaled = (mean - other_mean) * (-other_log_std).exp()
         shrunk = log_std - other_log_std
         # expm1 keeps the digits of policies that are nearly the same.
-        return 0.5 * (scaled.square() + torch.expm1(2.0 * shrunk) - 2.0 * shrunk).sum(1)
+        return 0.5 * (scaled.square() + torch.expm1(2.0 * shrunk) - 2.0 * shrunk).sum(-1)
 
     def target_entropy(self, share: float, mask: Tensor | None) -> float:
         """Minus the number of dimensions: nats over actions in [-1, 1]."""
@@ -137,26 +145,29 @@ class CategoricalActor(nn.Module):
 
     def forward(self, obs: Tensor) -> Tensor:
         """(B, *obs) to (B, size) logits."""
+        return self.from_features(self.encoder(obs))
+
+    def from_features(self, x: Tensor) -> Tensor:
+        """(B, features) of the encoder to (B, size) logits."""
         first, *rest = self.norms
-        x = first(self.encoder(obs))
+        x = _norm(first, x)
         for layer, norm in zip(self.layers, rest, strict=True):
-            x = norm(F.relu(layer(x)))
-        out: Tensor = self.head(x)
-        return out
+            x = _norm(norm, F.relu(_linear(layer, x)))
+        return _linear(self.head, x)
 
     def log_pi(self, output: Tensor, mask: Tensor | None) -> Tensor:
         """(B, size) log probabilities of each head's actions; (B, size) ``mask`` is 0 where there
         is no such action."""
-        return torch.cat(log_pi_of_heads(output, mask, self.heads), 1)
+        return torch.cat(log_pi_of_heads(output, mask, self.heads), -1)
 
     def kl(self, output: Tensor, other: Tensor, mask: Tensor | None) -> Tensor:
         """(B,) KL divergences, in nats, of the policies of ``output`` from those of ``other``."""
         log_pi = self.log_pi(output, mask)
-        return (log_pi.exp() * (log_pi - self.log_pi(other, mask))).sum(1)
+        return (log_pi.exp() * (log_pi - self.log_pi(other, mask))).sum(-1)
 
     def entropy(self, log_pi: Tensor) -> Tensor:
         """(B,) nats."""
-        return -(log_pi.exp() * log_pi).sum(1)
+        return -(log_pi.exp() * log_pi).sum(-1)
 
     def sample(
         self, output: Tensor, mask: Tensor | None, noise: torch.Generator | None
@@ -168,16 +179,16 @@ class CategoricalActor(nn.Module):
         """
         log_pi = self.log_pi(output, mask)
         soft = noisy(log_pi, noise)
-        parts = [part.softmax(1) for part in torch.split(soft, self.heads, 1)]
+        parts = [part.softmax(-1) for part in torch.split(soft, self.heads, -1)]
         hard = [_one_hot(part) for part in parts]
-        encoding = torch.cat([h + p - p.detach() for h, p in zip(hard, parts, strict=True)], 1)
-        return encoding, (encoding * log_pi).sum(1)
+        encoding = torch.cat([h + p - p.detach() for h, p in zip(hard, parts, strict=True)], -1)
+        return encoding, (encoding * log_pi).sum(-1)
 
     @torch.no_grad()
     def draw(self, output: Tensor, mask: Tensor | None, noise: torch.Generator | None) -> Tensor:
         """The (B, size) encodings that ``sample`` would give, alone."""
         scores = noisy(self.log_pi(output, mask), noise)
-        return torch.cat([_one_hot(part) for part in torch.split(scores, self.heads, 1)], 1)
+        return torch.cat([_one_hot(part) for part in torch.split(scores, self.heads, -1)], -1)
 
     def act(
         self, output: Tensor, mask: Tensor | None, noise: torch.Generator | None, *, explore: bool
@@ -185,9 +196,9 @@ class CategoricalActor(nn.Module):
         """(B,) or (B, heads) int64 actions of the environment, sampled or the likeliest."""
         log_pi = self.log_pi(output, mask)
         log_pi = noisy(log_pi, noise) if explore else log_pi
-        parts = torch.split(log_pi, self.heads, 1)
-        action = self.start + torch.stack([part.argmax(1) for part in parts], 1)
-        return action if self.is_multi else action[:, 0]
+        parts = torch.split(log_pi, self.heads, -1)
+        action = self.start + torch.stack([part.argmax(-1) for part in parts], -1)
+        return action if self.is_multi else action[..., 0]
 
     def encode(self, action: Tree) -> Tensor:
         """(B, size) encodings of the environment's actions."""
@@ -205,7 +216,7 @@ class CategoricalActor(nn.Module):
         """``share`` of the entropy of the uniform policy over the available actions: (B,) nats."""
         if mask is None:
             return share * sum(math.log(n) for n in self.heads)
-        counts = [part.sum(1).to(torch.float32) for part in torch.split(mask, self.heads, 1)]
+        counts = [part.sum(-1).to(torch.float32) for part in torch.split(mask, self.heads, -1)]
         return share * torch.stack(counts).log().sum(0)
 
 
@@ -229,6 +240,67 @@ def make_actor(
     )
 
 
+class ActorStack:
+    """The actors of agents that are alike, each with weights of its own, as one network.
+
+    Their weights become views of those stacked here, (A, ...), so that both are the same as long as
+    weights are moved in place, as optimizers and ``load_state_dict`` do. For outputs without
+    gradients alone.
+    """
+
+    def __init__(self, actors: dict[str, Actor], stacked: Actor) -> None:
+        """``actors`` have to be of one class, with equal sizes and actions; ``stacked`` is another
+        one like them, whose weights are given up."""
+        self.actors, self.names = actors, list(actors)
+        self.stacked = stacked.requires_grad_(False)
+        """Takes and gives (A, B, ...), in place of (B, ...)."""
+        for name, weight in self.stacked.named_parameters():
+            if not name.startswith("encoder."):  # convolutions are left to each
+                theirs = [actor.get_parameter(name) for actor in actors.values()]
+                weight.data = torch.stack([p.detach() for p in theirs])
+                for p, view in zip(theirs, weight.data.unbind(), strict=True):
+                    p.data = view
+
+    def __reduce__(self) -> tuple[type[ActorStack], tuple[Any, ...]]:
+        """A copy is put together anew: copies of views are none."""
+        return ActorStack, (self.actors, self.stacked)
+
+    @torch.no_grad()
+    def __call__(self, obs: Tree) -> tuple[Tensor, Tensor | None]:
+        """(A, B, ...) outputs for what everyone sees, and (A, B, actions) masks if there are."""
+        features = [actor.encoder(own(obs, name)) for name, actor in self.actors.items()]
+        output = self.stacked.from_features(torch.stack(features))
+        masks = [mask_of(obs, name) for name in self.names]
+        there = [mask for mask in masks if mask is not None]  # all or none
+        return output, torch.stack(there) if there else None
+
+
+def make_actors(
+    observation_space: gym.Space[Any],
+    spaces: dict[str, tuple[gym.Space[Any], gym.Space[Any]]],
+    hidden: Sequence[int],
+    algorithm: str,
+    *,
+    generator: torch.Generator,
+    device: torch.device,
+) -> tuple[dict[str, Actor], list[ActorStack]]:
+    """An actor for every agent's spaces, and all of them put together where shapes of observations
+    and masks are equal, and actions. Raises what ``make_actor`` raises."""
+    make = partial(make_actor, hidden=hidden, algorithm=algorithm, device=device)
+    actors = {name: make(*pair, generator=generator) for name, pair in spaces.items()}
+    masked = observation_space.get("mask", {}).keys()  # type: ignore[attr-defined]
+    groups: list[tuple[object, dict[str, Actor]]] = []
+    for name, (seen, action) in spaces.items():
+        kind = (seen.shape, action, name in masked)
+        group = next((group for other, group in groups if other == kind), None)
+        if group is None:
+            groups.append((kind, group := {}))
+        group[name] = actors[name]
+    blank = [make(*spaces[next(iter(group))], generator=torch.Generator()) for _, group in groups]
+    stacks = [ActorStack(group, one) for (_, group), one in zip(groups, blank, strict=True)]
+    return actors, stacks
+
+
 def action_heads(space: gym.Space[Any], algorithm: str) -> tuple[list[int], list[int]]:
     """Of a Discrete or MultiDiscrete space the actions of each head, and the first of each.
 
@@ -248,7 +320,7 @@ def log_pi_of_heads(logits: Tensor, mask: Tensor | None, heads: list[int]) -> li
     the ``mask`` is 0 there is no such action: its probability is exactly zero."""
     if mask is not None:
         logits = logits.masked_fill(mask == 0, UNAVAILABLE)
-    return [part.log_softmax(1) for part in torch.split(logits, heads, 1)]
+    return [part.log_softmax(-1) for part in torch.split(logits, heads, -1)]
 
 
 def noisy(log_pi: Tensor, noise: torch.Generator | None, distinct: int | None = None) -> Tensor:
@@ -260,6 +332,23 @@ def noisy(log_pi: Tensor, noise: torch.Generator | None, distinct: int | None = 
     return log_pi - (draw if distinct is None else draw.repeat(len(log_pi) // distinct, 1))
 
 
+def _linear(layer: nn.Module, x: Tensor) -> Tensor:
+    """The (B, in) or, with stacked weights, (A, B, in) to (B, out) or (A, B, out)."""
+    assert isinstance(layer, nn.Linear)
+    if x.ndim == 2:
+        return F.linear(x, layer.weight, layer.bias)
+    return torch.baddbmm(layer.bias[:, None], x, layer.weight.mT)
+
+
+def _norm(layer: nn.Module, x: Tensor) -> Tensor:
+    """(B, D) or, with stacked weights, (A, B, D), normalised."""
+    assert isinstance(layer, nn.LayerNorm)
+    if x.ndim == 2:
+        return F.layer_norm(x, layer.normalized_shape, layer.weight, layer.bias, layer.eps)
+    x = F.layer_norm(x, layer.normalized_shape, eps=layer.eps)
+    return torch.addcmul(layer.bias[:, None], x, layer.weight[:, None])
+
+
 def _one_hot(scores: Tensor) -> Tensor:
     """Of the greatest of each row."""
-    return F.one_hot(scores.argmax(1), scores.shape[1]).to(scores.dtype)
+    return F.one_hot(scores.argmax(-1), scores.shape[-1]).to(scores.dtype)

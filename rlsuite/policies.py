@@ -18,7 +18,8 @@ from rlsuite.types import Tree
 class SquashedNormalPolicy:
     """Actions tanh(mean + std noise), scaled from [-1, 1] per dimension to a bounded Box.
 
-    Has no network: it takes the (B, 2D) output of one, means beside log standard deviations.
+    Has no network: it takes the (B, 2D) output of one, means beside log standard deviations. There
+    may be more axes in front of B.
     Log probabilities are over the actions in [-1, 1]**D.
 
     ``log_std``: how the log standard deviation is bounded, clamped to [-20, 2] or by a tanh to
@@ -44,7 +45,7 @@ class SquashedNormalPolicy:
 
     def mean_and_log_std(self, output: Tensor) -> tuple[Tensor, Tensor]:
         """(B, D) mean and (B, D) bounded log standard deviation, both before the tanh."""
-        mean, log_std = output.chunk(2, dim=1)
+        mean, log_std = output.chunk(2, dim=-1)
         if self.log_std == "clamp":
             return mean, log_std.clamp(-20.0, 2.0)
         return mean, -5.0 + 3.5 * (torch.tanh(log_std) + 1.0)
@@ -64,7 +65,7 @@ class SquashedNormalPolicy:
             u = u + log_std.exp() * draw
         action = self.center + self.half_range * torch.tanh(u)
         action = torch.clamp(action, self.low, self.high)  # rounding could leave the box
-        return action.view(-1, *self.shape)
+        return action.view(*action.shape[:-1], *self.shape)
 
     def to_unit(self, action: Tree) -> Tensor:
         """(B, *action shape) actions in the Box, as (B, D) in [-1, 1]."""

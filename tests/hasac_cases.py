@@ -19,6 +19,8 @@ MIXED = OrderedDict(
     multi=(Box(-1, 1, (2,)), MultiDiscrete([3, 2])),
 )
 """By agent its observation and action space."""
+TWINS = OrderedDict((f"{name}_{i}", pair) for i in range(2) for name, pair in MIXED.items())
+"""Two of each of MIXED, not side by side."""
 
 
 def make_spaces(
@@ -134,17 +136,19 @@ class Naive:
         alpha = dict(zip(a.names, a.temperature.value().expand(len(a.names)), strict=True))
         excesses = {}
         with torch.no_grad():
-            next_actions, entropy = [], 0.0
+            next_actions, entropy = {}, 0.0
             living = batch.next_obs.get("alive", torch.ones(len(batch.reward), len(a.names)))
-            for i, name in enumerate(a.names):
+            for name in (name for stack in a.stacks for name in stack.names):  # in order of draws
+                i = a.names.index(name)
                 actor, output, mask = self.policy(batch.next_obs, name)
                 action, log_prob = actor.sample(output, mask, a.noise)
                 if a._is_exact(actor):
                     p = actor.log_pi(output, mask).exp()
                     log_prob = torch.special.xlogy(p, p).sum(1)
-                next_actions.append(action)
+                next_actions[name] = action
                 entropy = entropy - living[:, i] * alpha[name] * log_prob
-            next_value = self.value(a.target, batch.next_obs, next_actions).min(0).values
+            joint = [next_actions[name] for name in a.names]
+            next_value = self.value(a.target, batch.next_obs, joint).min(0).values
             next_value = of_living(next_value, batch.next_obs)
             target = batch.reward + batch.discount * (next_value + entropy)
         taken = [a.actors[n].encode(batch.action[n]) for n in a.names]

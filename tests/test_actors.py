@@ -1,13 +1,20 @@
 """The policies of agents among several: what their networks compute, and from what they begin."""
 
+import copy
 import math
+from collections import OrderedDict
+from typing import Any
 
+import numpy as np
+import pytest
 import torch
 import torch.nn.functional as F
 from gymnasium.spaces import Box, Discrete, MultiDiscrete
+from hasac_cases import draw, make_spaces
 from torch import Tensor
 
-from rlsuite.actors import CategoricalActor, NormalActor
+from rlsuite.actors import CategoricalActor, NormalActor, make_actors
+from rlsuite.optim import descend, make_optimizer
 
 OBS = Box(-1.0, 1.0, (4,))
 CPU = torch.device("cpu")
@@ -59,3 +66,80 @@ def test_a_categorical_policy_begins_nearly_uniform() -> None:
         assert not bias.any()
     pi = F.softmax(actor(torch.randn(50, 4, generator=generator)), 1)
     assert (pi - 0.2).abs().max() < 0.01
+
+
+IMAGE = Box(0, 255, (4, 8, 8), np.uint8)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("seen", [OBS, IMAGE], ids=["vector", "image"])
+@pytest.mark.parametrize("action", [Box(-1, 2, (2,)), Discrete(4, start=1), MultiDiscrete([2, 3])])
+def test_a_stack_is_its_actors(seen: Box, action: Any, masked: bool) -> None:
+    """Outputs, actions and log probabilities of three agents at once are those of each, and are
+    still when weights have moved, by an optimizer or a saved state."""
+    agents = OrderedDict((name, (seen, action)) for name in "abc")
+    masked = masked and not isinstance(action, Box)
+    spaces = make_spaces(agents, masked=masked)
+    rng = torch.Generator().manual_seed(0)
+    make = {"generator": rng, "device": CPU}
+    actors, (stack,) = make_actors(spaces[0], agents, (16, 16), "test", **make)
+    obs = draw(spaces[0], 8, np.random.default_rng(0))
+
+    def check() -> None:
+        output, mask = stack(obs)
+        assert not output.requires_grad
+        assert (mask is not None) is masked
+        rows = [stack.stacked.act(output, mask, None, explore=False)]
+        noise = torch.Generator().manual_seed(1)
+        rows += stack.stacked.sample(output, mask, noise)
+        noise.manual_seed(1)
+        for i, (name, actor) in enumerate(actors.items()):
+            own_mask = obs["mask"][name] if masked else None
+            alone = actor(obs["agents"][name])
+            torch.testing.assert_close(output[i], alone, atol=1e-6, rtol=1e-5)
+            expected = [actor.act(alone, own_mask, None, explore=False)]
+            expected += actor.sample(alone, own_mask, noise)
+            for found, of_one in zip(rows, expected, strict=True):
+                torch.testing.assert_close(found[i], of_one, atol=1e-5, rtol=1e-5)
+
+    check()
+    saved = {name: copy.deepcopy(actor.state_dict()) for name, actor in actors.items()}
+    for actor in actors.values():
+        optimizer = make_optimizer("Adam", actor.parameters(), 0.1)
+        descend(actor(obs["agents"]["a"]).square().sum(), optimizer)
+    check()
+    moved, _ = stack(obs)
+    for name, actor in actors.items():
+        actor.load_state_dict(saved[name])
+    check()
+    assert not torch.equal(moved, stack(obs)[0])
+
+
+def test_who_is_stacked() -> None:
+    """Agents of equal observations, actions and masks, whatever stands between them."""
+    agents = OrderedDict(
+        a=(OBS, Discrete(4)),
+        b=(OBS, Box(-1, 1, (2,))),
+        c=(Box(-9.0, 9.0, (4,)), Discrete(4)),
+        d=(OBS, Discrete(4, start=1)),
+        e=(Box(-1.0, 1.0, (5,)), Discrete(4)),
+        f=(OBS, Box(-1, 2, (2,))),
+        g=(OBS, Discrete(4)),
+    )
+    spaces = make_spaces(agents, masked=True)
+    del spaces[0]["mask"].spaces["g"]
+    make = {"generator": torch.Generator(), "device": CPU}
+    actors, stacks = make_actors(spaces[0], agents, (4,), "test", **make)
+    assert list(actors) == list(agents)
+    assert [stack.names for stack in stacks] == [["a", "c"], ["b"], ["d"], ["e"], ["f"], ["g"]]
+
+
+def test_stacked_agents_have_weights_of_their_own() -> None:
+    agents = OrderedDict((name, (OBS, Discrete(4))) for name in "ab")
+    make = {"generator": torch.Generator(), "device": CPU}
+    actors, _ = make_actors(make_spaces(agents)[0], agents, (4,), "test", **make)
+    before = [p.detach().clone() for p in actors["b"].parameters()]
+    optimizer = make_optimizer("Adam", actors["a"].parameters(), 0.1)
+    descend(actors["a"](torch.ones(2, 4)).square().sum(), optimizer)
+    for p, old in zip(actors["b"].parameters(), before, strict=True):
+        assert torch.equal(p, old)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete
-from hasac_cases import MIXED, Naive, make_batch, make_spaces
+from hasac_cases import MIXED, TWINS, Naive, make_batch, make_spaces
 from hatd3_cases import BOXES
 
 from rlsuite.agents.happo import HAPPO
@@ -43,9 +43,11 @@ def tensors(tree: Any, prefix: str = "") -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("gradient", ["exact", "gumbel"])
 @pytest.mark.parametrize("views", [False, True])
 @pytest.mark.parametrize("masked", [False, True])
-def test_update_equals_the_naive_one(gradient: Any, views: bool, masked: bool) -> None:
-    """Cached first layer, exact sums and shared parts change nothing: 1e-5 after three updates."""
-    spaces = make_spaces(MIXED, views=views, masked=masked)
+@pytest.mark.parametrize("agents", [MIXED, TWINS], ids=["mixed", "twins"])
+def test_update_equals_the_naive_one(agents: Any, gradient: Any, views: bool, masked: bool) -> None:
+    """Cached first layer, exact sums, shared parts and actors that are computed at once change
+    nothing: 1e-5 after three updates."""
+    spaces = make_spaces(agents, views=views, masked=masked)
     ours = HASAC(*spaces, HASACConfig(gradient=gradient, **SMALL), seed=1)
     theirs = Naive(HASAC(*spaces, HASACConfig(gradient=gradient, **SMALL), seed=1))
     for seed in range(3):
@@ -143,6 +145,23 @@ def test_actions_are_of_their_spaces_and_available() -> None:
         mask = obs["mask"]["discrete"]
         taken = actions["discrete"] - 2
         assert mask.gather(1, taken[:, None]).all()
+
+
+def test_everyone_acts_by_its_own_policy() -> None:
+    """A copy of an agent too, when it has been given what the other has learned."""
+    spaces = make_spaces(TWINS, masked=True)
+    agent = HASAC(*spaces, HASACConfig(**SMALL))
+    copied = copy.deepcopy(agent)
+    batch = make_batch(*spaces)
+    agent.update(batch)
+    copied.load_state_dict(agent.state_dict())
+    for each in (agent, copied):
+        actions, _ = each.act(batch.obs, explore=False)
+        assert list(actions) == list(TWINS)
+        for name, actor in each.actors.items():
+            output, mask = actor(batch.obs["agents"][name]), batch.obs["mask"].get(name)
+            expected = actor.act(output, mask, None, explore=False)
+            torch.testing.assert_close(actions[name], expected)
 
 
 def test_the_entropy_to_hold_follows_what_is_available() -> None:
