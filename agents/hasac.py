@@ -8,8 +8,8 @@ state and all actions. What sets it apart from one SAC per agent:
 - agents are updated one after the other, each against the new actions of those before it;
 - in an agent's turn its own action alone carries a gradient.
 
-Where no gradient is needed, the policies of agents that are alike are computed at once, with weights
-of their own; a turn is one agent's.
+Where no gradient is needed, the policies of agents that are alike are computed at once, with
+weights of their own; a turn is one agent's.
 """
 
 from __future__ import annotations
