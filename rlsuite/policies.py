@@ -18,9 +18,8 @@ from rlsuite.types import Tree
 class SquashedNormalPolicy:
     """Actions tanh(mean + std noise), scaled from [-1, 1] per dimension to a bounded Box.
 
-    Has no network: it takes the (B, 2D) output of one, means beside log standard deviations. There
-    may be more axes in front of B.
-    Log probabilities are over the actions in [-1, 1]**D.
+    Has no network: it takes the (B, 2D) output of one, means beside log standard deviations. Log
+    probabilities are over the actions in [-1, 1]**D. There may be more axes in front of B.
 
     ``log_std``: how the log standard deviation is bounded, clamped to [-20, 2] or by a tanh to
     [-5, 2]. ``epsilon``: as in ``squashed_normal``.
