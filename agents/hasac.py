@@ -152,8 +152,8 @@ class Mirror:
         self, actor: Actor, obs: Tensor, old: Tensor, mask: Tensor | None, weight: Tensor
     ) -> Callable[[], None]:
         """Called before a turn; what it returns is called after every step and takes the actor back
-        into the neighbourhood of the old policy, by moving its weights in place. ``weight`` is
-        (B,), 0 where the agent is dead."""
+        into the neighbourhood of the old policy. ``weight`` is (B,), 0 where the agent is
+        dead."""
         return lambda: None
 
 

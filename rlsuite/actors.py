@@ -243,9 +243,7 @@ def make_actor(
 class ActorStack:
     """The actors of agents that are alike, each with weights of its own, as one network.
 
-    Their weights become views of those stacked here, (A, ...), so that both are the same as long as
-    weights are moved in place, as optimizers and ``load_state_dict`` do. For outputs without
-    gradients alone.
+    For outputs without gradients alone.
     """
 
     def __init__(self, actors: dict[str, Actor], stacked: Actor) -> None:
@@ -254,20 +252,19 @@ class ActorStack:
         self.actors, self.names = actors, list(actors)
         self.stacked = stacked.requires_grad_(False)
         """Takes and gives (A, B, ...), in place of (B, ...)."""
+        self.weights: list[tuple[Tensor, list[Tensor]]] = []
+        """Each weight of ``stacked``, (A, ...), and those of the actors that are put into it."""
         for name, weight in self.stacked.named_parameters():
             if not name.startswith("encoder."):  # convolutions are left to each
-                theirs = [actor.get_parameter(name) for actor in actors.values()]
-                weight.data = torch.stack([p.detach() for p in theirs])
-                for p, view in zip(theirs, weight.data.unbind(), strict=True):
-                    p.data = view
-
-    def __reduce__(self) -> tuple[type[ActorStack], tuple[Any, ...]]:
-        """A copy is put together anew: copies of views are none."""
-        return ActorStack, (self.actors, self.stacked)
+                weight.data = weight.new_empty(len(actors), *weight.shape)
+                theirs: list[Tensor] = [actor.get_parameter(name) for actor in actors.values()]
+                self.weights.append((weight, theirs))
 
     @torch.no_grad()
     def __call__(self, obs: Tree) -> tuple[Tensor, Tensor | None]:
         """(A, B, ...) outputs for what everyone sees, and (A, B, actions) masks if there are."""
+        for weight, theirs in self.weights:
+            torch.stack(theirs, out=weight)
         features = [actor.encoder(own(obs, name)) for name, actor in self.actors.items()]
         output = self.stacked.from_features(torch.stack(features))
         masks = [mask_of(obs, name) for name in self.names]

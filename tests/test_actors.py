@@ -76,7 +76,7 @@ IMAGE = Box(0, 255, (4, 8, 8), np.uint8)
 @pytest.mark.parametrize("action", [Box(-1, 2, (2,)), Discrete(4, start=1), MultiDiscrete([2, 3])])
 def test_a_stack_is_its_actors(seen: Box, action: Any, masked: bool) -> None:
     """Outputs, actions and log probabilities of three agents at once are those of each, and are
-    still when weights have moved, by an optimizer or a saved state."""
+    still when weights have moved, by an optimizer, a saved state or to other memory."""
     agents = OrderedDict((name, (seen, action)) for name in "abc")
     masked = masked and not isinstance(action, Box)
     spaces = make_spaces(agents, masked=masked)
@@ -113,6 +113,10 @@ def test_a_stack_is_its_actors(seen: Box, action: Any, masked: bool) -> None:
         actor.load_state_dict(saved[name])
     check()
     assert not torch.equal(moved, stack(obs)[0])
+    for actor in actors.values():
+        for p in actor.parameters():
+            p.data = p.data + 0.1
+    check()
 
 
 def test_who_is_stacked() -> None:
