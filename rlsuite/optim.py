@@ -68,6 +68,9 @@ def descend(
     if going is not None:
         before = [p.detach().clone() for p in params]
         kept = [t.clone() for t in _state_of(optimizer)]
+    for p in params:
+        if p.grad is None:  # of a copy: torch copies parameters without
+            p.grad = torch.zeros_like(p)
     torch._foreach_copy_([p.grad for p in params], torch.autograd.grad(loss, params))
     if max_grad_norm is not None:
         nn.utils.clip_grad_norm_(params, max_grad_norm)

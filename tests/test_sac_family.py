@@ -103,6 +103,21 @@ def test_restart_continues_bit_for_bit(Agent: Any, through: str, tmp_path: Path)
 
 
 @every_agent
+def test_a_copy_learns_like_its_original_and_apart_from_it(Agent: Any) -> None:
+    agent = Agent(OBS, ACT, SMALL[Agent], seed=1)
+    agent.update(make_batch(16, 0))
+    copied = copy.deepcopy(agent)
+    before = copy.deepcopy(tensors(agent))
+    copied.update(make_batch(16, 1))
+    mine = tensors(agent)
+    assert [name for name in mine if not torch.equal(mine[name], before[name])] == []
+    agent.update(make_batch(16, 1))
+    mine, its = tensors(agent), tensors(copied)
+    assert [name for name in mine if not torch.equal(mine[name], its[name])] == []
+    assert [name for name in mine if not torch.equal(mine[name], before[name])]
+
+
+@every_agent
 def test_importance_weights_scale_the_gradient(Agent: Any) -> None:
     """Of rows of weight zero nothing is learned; the loss is linear in the weights."""
 
