@@ -18,6 +18,8 @@ from rlsuite.envs.team import TeamEnv, is_parallel
 from rlsuite.envs.tuple_env import TupleEnv
 from rlsuite.errors import UserError
 
+NUMBERS = ("reward", "terminated", "truncated")
+
 
 def make_env(
     env_id: str,
@@ -174,7 +176,7 @@ def is_resumable(make: Callable[[], gym.Env[Any, Any]], seed: int, steps: int = 
 
     A used and a fresh environment are reset with the same seed and given the same ``steps`` random
     actions (of those that are available to a team); what they return must agree bit for bit (NaN
-    equals NaN).
+    equals NaN). Raises ``UserError`` if that is not what Gymnasium asks for.
     """
     used, fresh = make(), make()
     try:
@@ -189,15 +191,33 @@ def is_resumable(make: Callable[[], gym.Env[Any, Any]], seed: int, steps: int = 
 def _trace(env: gym.Env[Any, Any], seed: int, steps: int) -> Iterator[list[bytes]]:
     """The bits of everything that the environment returns; an ended episode is followed by more."""
     env.action_space.seed(seed)
-    observation, _ = env.reset(seed=seed)
+    observation, _ = _returned(env.reset(seed=seed), "reset", ("observation", "info"))
     yield _bits(observation)
     for t in range(steps):
         action = _random_action(env.action_space, observation)
-        observation, reward, terminated, truncated, _ = env.step(copy.deepcopy(action))
-        yield [*_bits(observation), *_bits([reward, terminated, truncated])]
-        if terminated or truncated:
+        returned = env.step(copy.deepcopy(action))
+        observation, *numbers, _ = _returned(returned, "step", ("observation", *NUMBERS, "info"))
+        for name, value in zip(NUMBERS, numbers, strict=True):
+            if value is None or np.ndim(value) > 0:
+                raise UserError(
+                    f"the environment's step returned {value!r} as {name}, where Gymnasium asks "
+                    "for one number or bool"
+                )
+        yield [*_bits(observation), *_bits(numbers)]
+        if numbers[1] or numbers[2]:
             observation, _ = env.reset(seed=seed + t + 2)
             yield _bits(observation)
+
+
+def _returned(values: Any, method: str, parts: tuple[str, ...]) -> tuple[Any, ...]:
+    """The values. Raises UserError unless there are as many as parts."""
+    if not isinstance(values, tuple) or len(values) != len(parts):
+        count = f"a tuple of {len(values)}" if isinstance(values, tuple) else type(values).__name__
+        raise UserError(
+            f"the environment's {method} returned {count}, where Gymnasium asks for "
+            f"({', '.join(parts)}); if it is for the old gym, shimmy converts it"
+        )
+    return values
 
 
 def _random_action(space: gym.Space[Any], observation: Any) -> Any:

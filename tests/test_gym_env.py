@@ -2,6 +2,7 @@ import functools
 import sys
 
 import gymnasium as gym
+import numpy as np
 import pytest
 from toy_envs import CountingEnv, GlobalCounterEnv, MemoryEnv, NoisyEnv, SampleEnv
 
@@ -255,3 +256,23 @@ def test_the_check_closes_what_it_makes_also_after_an_error():
     with pytest.raises(OSError, match="broken"):
         is_resumable(Broken, seed=1)
     assert len(closed) == 4
+
+
+@pytest.mark.parametrize(
+    ("method", "values", "message"),
+    [
+        ("reset", np.zeros(3), r"reset returned ndarray, where .* \(observation, info\)"),
+        ("reset", (0, {}, {}), "reset returned a tuple of 3"),
+        ("step", (0, 1.0, False, {}), r"step returned a tuple of 4, .* truncated, info\)"),
+        ("step", (0, None, False, False, {}), "step returned None as reward, .* one number"),
+        ("step", (0, 1.0, [False], False, {}), r"step returned \[False\] as terminated"),
+        ("step", (0, 1.0, False, np.array([0]), {}), r"step returned array\(\[0\]\) as truncated"),
+    ],
+)
+def test_what_is_not_gymnasiums_interface_is_named(method, values, message):
+    class Odd(CountingEnv):
+        pass
+
+    setattr(Odd, method, lambda self, *args, **kwargs: values)
+    with pytest.raises(UserError, match=f"^the environment's {message}"):
+        is_resumable(Odd, seed=1)
