@@ -28,6 +28,8 @@ GATES = {
     "dqn/pong": ("final", -10.0, "a random policy is at -20.7; 21 is perfect"),
     "sac/halfcheetah": ("final", 3500.0, "published at 100,000: 4,961 (SB3), 6,081 to 6,285 (SU)"),
     "hasac/halfcheetah_2x3_short": ("final", 1000.0, "expected at an update in four: 1,000-2,000"),
+    "hasac/reference": ("final", -30.0, "clearly above -35.1, the most without messages"),
+    "hasac/reference_discrete": ("final", -30.0, "clearly above -35.1, the most without messages"),
     "maddpg/spread": ("final", -50.0, "coordination; random play -79, scripted optimum -20.5"),
     "mappo/spread": ("final", -50.0, "coordination; random play -83, scripted optimum -26.3"),
     "happo/spread": ("final", -50.0, "coordination; random play -83, scripted optimum -26.3"),
