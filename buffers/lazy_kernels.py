@@ -29,14 +29,14 @@ class Accounts(NamedTuple):
     """bool: E - A is at the cap, so that E stands still until the slot is drawn."""
 
 
-_PROMISE = numba.types.Tuple((numba.float64, numba.int64, numba.int64))
-
-
 # Compiled, for what Python does to such a list numba compiles anew in every process: seconds.
 @numba.njit(cache=True)
 def no_promises() -> Any:
     """An empty heap of (clock, slot, version): what will be of the slot then."""
-    return List.empty_list(_PROMISE)
+    promises = List()
+    promises.append((0.0, 0, 0))  # numba learns the type from it
+    promises.pop()
+    return promises
 
 
 @numba.njit(cache=True)
