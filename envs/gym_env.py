@@ -18,7 +18,7 @@ from rlsuite.envs.team import TeamEnv, is_parallel
 from rlsuite.envs.tuple_env import TupleEnv
 from rlsuite.errors import UserError
 
-NUMBERS = ("reward", "terminated", "truncated")
+_NUMBERS = ("reward", "terminated", "truncated")
 
 
 def make_env(
@@ -196,8 +196,8 @@ def _trace(env: gym.Env[Any, Any], seed: int, steps: int) -> Iterator[list[bytes
     for t in range(steps):
         action = _random_action(env.action_space, observation)
         returned = env.step(copy.deepcopy(action))
-        observation, *numbers, _ = _returned(returned, "step", ("observation", *NUMBERS, "info"))
-        for name, value in zip(NUMBERS, numbers, strict=True):
+        observation, *numbers, _ = _returned(returned, "step", ("observation", *_NUMBERS, "info"))
+        for name, value in zip(_NUMBERS, numbers, strict=True):
             if value is None or np.ndim(value) > 0:
                 raise UserError(
                     f"the environment's step returned {value!r} as {name}, where Gymnasium asks "
