@@ -200,8 +200,8 @@ def _trace(env: gym.Env[Any, Any], seed: int, steps: int) -> Iterator[list[bytes
         for name, value in zip(_NUMBERS, numbers, strict=True):
             if value is None or np.ndim(value) > 0:
                 raise UserError(
-                    f"the environment's step returned {value!r} as {name}, where Gymnasium asks "
-                    "for one number or bool"
+                    f"the environment's step returned {type(value).__name__} as {name}, where "
+                    "Gymnasium asks for one number or bool"
                 )
         yield [*_bits(observation), *_bits(numbers)]
         if numbers[1] or numbers[2]:
