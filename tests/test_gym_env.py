@@ -261,7 +261,7 @@ def test_the_check_closes_what_it_makes_also_after_an_error():
 @pytest.mark.parametrize(
     ("method", "values", "message"),
     [
-        ("reset", np.zeros(3), r"reset returned ndarray, where .* \(observation, info\)"),
+        ("reset", np.zeros(2), r"reset returned ndarray, where .* \(observation, info\)"),
         ("reset", (0, {}, {}), "reset returned a tuple of 3"),
         ("step", (0, 1.0, False, {}), r"step returned a tuple of 4, .* truncated, info\)"),
         ("step", (0, None, False, False, {}), "step returned NoneType as reward, .* one number"),
