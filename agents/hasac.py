@@ -295,26 +295,28 @@ class HASAC:
                 self.value_norm.update(target.flatten(), weight.flatten())
                 target = self.value_norm.normalize(target)
         taken = [actor.encode(batch.action[name]) for name, actor in self.actors.items()]
-        value = self.critic.of_views(views, taken)
+        predicted = self.critic.of_views(views, taken)
+        value = predicted.detach()
         error = value - target
         if self.config.critic_loss == "square":
-            penalty = 0.5 * error.square()
+            penalty, slope = 0.5 * error.square(), error
         else:
-            penalty = F.huber_loss(
-                value, target.expand_as(value), "none", self.config.huber_threshold
-            )
-        loss = (batch.weight * weight * penalty).mean((1, 2)).sum()
-        descend(loss, self.critic_optimizer, self.config.max_grad_norm)
-        value = value.detach()
+            longest = self.config.huber_threshold
+            penalty = F.huber_loss(error, torch.zeros_like(error), "none", longest)
+            slope = error.clamp(-longest, longest)
+        share = batch.weight * weight / weight.numel()
+        loss = (share * penalty).sum()
+        limit = self.config.max_grad_norm
+        descend(predicted, self.critic_optimizer, limit, slope=share * slope)
         mean = (value * weight).mean()
         variance = ((value - mean).square() * weight).mean()
         metrics = {
-            "loss/critic": loss.detach(),
+            "loss/critic": loss,
             "value/q": self._denormalized(mean),
             "value/q_std": self._scaled(variance.sqrt()),
         }
         # What is not learned from has no error that could shrink.
-        return metrics, error.detach() * (weight > 0)
+        return metrics, error * (weight > 0)
 
     def _target(self, batch: Batch, temperature: Tensor) -> Tensor:
         """(views, B) targets: reward and the soft value of the next state (section 4.2)."""
@@ -329,7 +331,7 @@ class HASAC:
                 action = actor.draw(output, mask, self.noise)
                 log_prob = -actor.entropy(actor.log_pi(output, mask))
             else:
-                action, log_prob = actor.sample(output, mask, self.noise)
+                action, log_prob, _ = actor.sample(output, mask, self.noise)
             actions |= zip(stack.names, action, strict=True)
             log_probs |= zip(stack.names, log_prob, strict=True)
         # Nothing follows from what the dead would do: their entropy is none of the team's.
@@ -395,15 +397,16 @@ class HASAC:
         limit = self.mirror.neighbourhood(actor, own(obs, name), old, mask, weight)
         for step in range(self.mirror.inner_steps):
             output = actor(own(obs, name)) if step else output
-            if self._is_exact(actor):
-                loss, log_prob = self._exact_loss(obs, i, output, first_of, temperature)
-            else:
-                loss, log_prob = self._sampled_loss(obs, i, output, first_of, temperature)
-            loss = (weight * (loss + self.mirror.drift(actor, output, old, mask))).mean()
+            soft = self._exact if self._is_exact(actor) else self._sampled
+            loss, log_prob, slope = soft(obs, i, output, first_of, temperature)
+            drift = self.mirror.drift(actor, output, old, mask)
+            if isinstance(drift, Tensor) and drift.requires_grad:
+                slope = slope + torch.autograd.grad(drift.sum(), output)[0]
+            loss = (weight * (loss + drift)).mean()
+            slope = slope * (weight / len(weight))[:, None]
             optimizer = self.actor_optimizers[name]
-            descend(loss, optimizer, self.config.max_grad_norm, going=going)
+            descend(output, optimizer, self.config.max_grad_norm, going=going, slope=slope)
             limit()
-        log_prob = log_prob.detach()
         excess = log_prob + actor.target_entropy(self.shares[name], mask)
         return {
             "loss": loss.detach(),
@@ -411,35 +414,37 @@ class HASAC:
             "excess": (weight * excess).mean(),
         }
 
-    def _exact_loss(
+    @torch.no_grad()
+    def _exact(
         self, obs: Tree, i: int, output: Tensor, first_of: FirstLayer, temperature: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """(B,) expectations of temperature * log pi - Q over all actions, and of log pi."""
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """(B,) expectations of temperature * log pi - Q over all actions, and of log pi; (B,
+        actions) derivatives of the former by the output."""
         actor = self.actors[self.names[i]]
         assert isinstance(actor, CategoricalActor)
         log_pi = actor.log_pi(output, mask_of(obs, self.names[i]))
         others = first_of(torch.zeros_like(log_pi))
-        each = others[:, :, None] + self.critic.weight_of(i).detach()[:, None]
+        each = others[:, :, None] + self.critic.weight_of(i)[:, None]
         values = self.critic.rest(each.flatten(1, 2)).amin(0)
         values = self._denormalized(values.view(-1, *log_pi.shape))
         value = climbed(values, i, self.config.actor_views, obs)
-        pi = log_pi.exp()
-        return (pi * (temperature * log_pi - value)).sum(1), (pi * log_pi).sum(1)
+        pi, losses = log_pi.exp(), temperature * log_pi - value
+        loss = (pi * losses).sum(1)
+        return loss, (pi * log_pi).sum(1), pi * (losses - loss[:, None])
 
-    def _sampled_loss(
+    @torch.no_grad()
+    def _sampled(
         self, obs: Tree, i: int, output: Tensor, first_of: FirstLayer, temperature: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """(B,) temperature * log pi - Q of a differentiable draw, and its log pi."""
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """(B,) temperature * log pi - Q of a draw, and its log pi; (B, outputs) derivatives of the
+        former by the output."""
         mask = mask_of(obs, self.names[i])
-        action, log_prob = self.actors[self.names[i]].sample(output, mask, self.noise)
-        drawn = action.detach()
-        value, slope = self.critic.least(i, first_of(drawn))
+        action, log_prob, pull = self.actors[self.names[i]].sample(output, mask, self.noise)
+        value, slope = self.critic.least(i, first_of(action))
         seen = self.config.actor_views
-        value = climbed(self._denormalized(value.view(-1, len(drawn))), i, seen, obs)
-        slope = climbed(self._scaled(slope.view(-1, *drawn.shape)), i, seen, obs)
-        # To first order in the action, which is zero here: the value, with its gradient.
-        value = value + ((action - drawn) * slope).sum(1)
-        return temperature * log_prob - value, log_prob
+        value = climbed(self._denormalized(value.view(-1, len(action))), i, seen, obs)
+        slope = climbed(self._scaled(slope.view(-1, *action.shape)), i, seen, obs)
+        return temperature * log_prob - value, log_prob, pull(-slope, temperature)
 
     def _draw(self, obs: Tree, i: int, output: Tensor) -> Tensor:
         """(B, size) encodings of actions of agent i."""

@@ -3,12 +3,12 @@
     python benchmarks/hasac_update.py
 
 Three agents of MPE's spread, batch 256, two layers of 128, with one thread of torch and with two
-(``run.threads``). The plain form has a network for every critic, concatenates the state and all
-actions for every value, draws everybody's action before the turns and after every turn,
-backpropagates with ``backward`` and steps torch's default Adam. Both start from the same weights
-and noise; after the first updates all weights must agree to 1e-4, then the forms take turns. Times
-are by the clock on the wall: the machine has to be quiet. Writes
-benchmarks/results/hasac-update.json.
+(``run.threads``). The plain form has networks of ``torch.nn`` for every actor and critic,
+concatenates the state and all actions for every value, draws everybody's action before the turns
+and after every turn, backpropagates with ``backward``, steps torch's default Adam, and has no
+metrics. Both start from the same weights and noise; after the first updates all weights must agree
+to 1e-4, then the forms take turns. Times are by the clock on the wall: the machine has to be quiet.
+Writes benchmarks/results/hasac-update.json.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rlsuite.actors import Actor, CategoricalActor, NormalActor
 from rlsuite.agents.hasac import HASAC, HASACConfig
 from rlsuite.buffers import Replay, UniformSampler
 from rlsuite.envs import ParticleVectorEnv
@@ -44,6 +45,7 @@ class Plain:
     def __init__(self, agent: HASAC) -> None:
         """From the agent's weights and generators."""
         self.agent = agent
+        self.policies = {name: policy_of(actor) for name, actor in agent.actors.items()}
         self.critics = [critic_of(agent.critic.net, k) for k in range(CONFIG.critics)]
         self.targets = [critic_of(agent.target.net, k) for k in range(CONFIG.critics)]
         params = [p for critic in self.critics for p in critic.parameters()]
@@ -68,11 +70,13 @@ class Plain:
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """An action, its log probability, and if there are few actions all of theirs."""
         actor = self.agent.actors[name]
-        output = actor(obs["agents"][name])
+        output = self.policies[name](obs["agents"][name])
         noise = self.spare if spare else self.agent.noise
-        action, log_prob = actor.sample(output, None, noise)
-        log_pi = actor.log_pi(output, None) if hasattr(actor, "log_pi") else None
-        return action, log_prob, log_pi
+        if isinstance(actor, NormalActor):
+            draw = torch.randn(len(output), actor.size, generator=noise)
+            return *actor.policy.sample(output, draw), None
+        log_pi = actor.log_pi(output, None)
+        return *actor.sample(output, None, noise)[:2], log_pi
 
     def value(self, critics: list[nn.Sequential], obs: Any, actions: list[Tensor]) -> list[Tensor]:
         x = torch.cat([obs["state"], *actions], 1)
@@ -118,8 +122,8 @@ class Plain:
     def turn(self, batch: Batch, i: int, actions: list[Tensor], alpha: Tensor) -> None:
         name = self.agent.names[i]
         actor = self.agent.actors[name]
-        if hasattr(actor, "log_pi"):
-            log_pi = actor.log_pi(actor(batch.obs["agents"][name]), None)
+        if isinstance(actor, CategoricalActor):
+            log_pi = actor.log_pi(self.policies[name](batch.obs["agents"][name]), None)
             values = []
             for k in range(actor.size):
                 one = F.one_hot(torch.tensor(k), actor.size).float().expand(len(log_pi), -1)
@@ -139,6 +143,19 @@ class Plain:
         """Of actors, critics, their targets, and the log temperatures."""
         nets = [*self.agent.actors.values(), *self.critics, *self.targets]
         return [*(p for net in nets for p in net.parameters()), *self.log_alphas.values()]
+
+
+def policy_of(actor: Actor) -> nn.Sequential:
+    """The network of an actor, with its layers."""
+    layers: list[nn.Module] = []
+    if isinstance(actor, CategoricalActor):
+        first, *norms = actor.norms
+        for layer, norm in zip(actor.layers, norms, strict=True):
+            layers += [layer, nn.ReLU(), norm]
+        return nn.Sequential(first, *layers, actor.head)
+    for layer in actor.layers:
+        layers += [layer, nn.ReLU()]
+    return nn.Sequential(*layers[:-1], nn.Tanh(), actor.head)
 
 
 def critic_of(net: Any, k: int) -> nn.Sequential:

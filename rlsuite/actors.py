@@ -12,10 +12,10 @@ of the batch.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeAlias
 
 import gymnasium as gym
 import numpy as np
@@ -23,14 +23,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rlsuite.distributions import squashed_normal
 from rlsuite.errors import UserError
-from rlsuite.nets import Encoder, drawn, orthogonal
+from rlsuite.nets import Encoder, drawn, orthogonal, tanh
 from rlsuite.policies import SquashedNormalPolicy
 from rlsuite.teams import mask_of, own
 from rlsuite.types import Tree
 
 UNAVAILABLE = -1e10
 """Logit of an action that there is not: its probability is exactly zero, its gradient too."""
+Pull: TypeAlias = Callable[[Tensor, Tensor], Tensor]
+"""The chain rule through a draw: from the (B, size) derivatives of a loss by the encodings, and the
+(B,) or 0-d ones by their log probabilities, to the (B, outputs) derivatives by the outputs. Written
+out, since autograd's graph of these few numbers takes longer than a layer of the network."""
 
 
 class NormalActor(nn.Module):
@@ -68,15 +73,26 @@ class NormalActor(nn.Module):
         *inner, last = self.layers
         for layer in inner:
             x = F.relu(_linear(layer, x))
-        return _linear(self.head, torch.tanh(_linear(last, x)))
+        return _linear(self.head, tanh(_linear(last, x)))
 
+    @torch.no_grad()
     def sample(
         self, output: Tensor, mask: Tensor | None, noise: torch.Generator | None
-    ) -> tuple[Tensor, Tensor]:
-        """(B, size) encodings and their (B,) log probabilities, differentiable."""
-        shape = (*output.shape[:-1], self.size)
-        draw = torch.randn(shape, generator=noise, device=output.device)
-        return self.policy.sample(output, draw)
+    ) -> tuple[Tensor, Tensor, Pull]:
+        """(B, size) encodings, their (B,) log probabilities, and how both depend on the output."""
+        mean, log_std = self.policy.mean_and_log_std(output)
+        draw = torch.randn(mean.shape, generator=noise, device=output.device)
+        action, log_prob = squashed_normal(mean, log_std, draw)
+
+        @torch.no_grad()
+        def pull(by_action: Tensor, by_log_prob: Tensor) -> Tensor:
+            by_log_prob = by_log_prob[..., None]
+            by_mean = by_action * (1.0 - action.square()) + 2.0 * by_log_prob * action
+            by_log_std = by_mean * log_std.exp() * draw - by_log_prob
+            is_free = log_std == output[..., self.size :]  # and not clamped
+            return torch.cat([by_mean, by_log_std * is_free], -1)
+
+        return action, log_prob, pull
 
     @torch.no_grad()
     def draw(self, output: Tensor, mask: Tensor | None, noise: torch.Generator | None) -> Tensor:
@@ -169,20 +185,32 @@ class CategoricalActor(nn.Module):
         """(B,) nats."""
         return -(log_pi.exp() * log_pi).sum(-1)
 
+    @torch.no_grad()
     def sample(
         self, output: Tensor, mask: Tensor | None, noise: torch.Generator | None
-    ) -> tuple[Tensor, Tensor]:
-        """(B, size) encodings and their (B,) log probabilities.
+    ) -> tuple[Tensor, Tensor, Pull]:
+        """(B, size) one-hot encodings, their (B,) log probabilities, and how both depend on the
+        output.
 
-        Differentiable by the straight-through Gumbel-softmax at temperature 1 (Jang et al., arXiv
-        1611.01144): one-hot, with the gradient of the softmax of log pi plus Gumbel noise.
+        By the straight-through Gumbel-softmax at temperature 1 (Jang et al., arXiv 1611.01144): an
+        encoding has the derivative of the softmax of log pi plus Gumbel noise.
         """
         log_pi = self.log_pi(output, mask)
-        soft = noisy(log_pi, noise)
-        parts = [part.softmax(-1) for part in torch.split(soft, self.heads, -1)]
-        hard = [_one_hot(part) for part in parts]
-        encoding = torch.cat([h + p - p.detach() for h, p in zip(hard, parts, strict=True)], -1)
-        return encoding, (encoding * log_pi).sum(-1)
+        scores = torch.split(noisy(log_pi, noise), self.heads, -1)
+        encoding = torch.cat([_one_hot(part) for part in scores], -1)
+
+        @torch.no_grad()
+        def pull(by_encoding: Tensor, by_log_prob: Tensor) -> Tensor:
+            by_log_prob = by_log_prob[..., None]
+            rows = torch.split(by_encoding + by_log_prob * log_pi, self.heads, -1)
+            soft = [part.softmax(-1) for part in scores]
+            by_scores = [
+                p * (row - (p * row).sum(-1, keepdim=True))
+                for p, row in zip(soft, rows, strict=True)
+            ]
+            return torch.cat(by_scores, -1) + by_log_prob * (encoding - log_pi.exp())
+
+        return encoding, (encoding * log_pi).sum(-1), pull
 
     @torch.no_grad()
     def draw(self, output: Tensor, mask: Tensor | None, noise: torch.Generator | None) -> Tensor:

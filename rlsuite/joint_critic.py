@@ -110,17 +110,16 @@ class JointCritic(nn.Module):
         for weight, bias in inner:
             hidden.append(torch.baddbmm(bias, hidden[-1], weight).relu_())
         value, member = self._last(hidden[-1]).min(0)
-        members = torch.arange(len(first), device=first.device)[:, None, None]
-        last = self.layers[-1][0][: len(first)].transpose(1, 2)
-        slope = (member[:, None] == members) * last
+        slope = self.layers[-1][0][: len(first)].transpose(1, 2).expand_as(hidden[-1])
         for (weight, _), h in zip(reversed(inner), reversed(hidden[1:]), strict=True):
             slope = torch.bmm(_through_relu(slope, h), weight.transpose(1, 2))
         weight = self.weight_of(agent)[: len(first)]
         slope = torch.bmm(_through_relu(slope, hidden[0]), weight.transpose(1, 2))
-        return value, slope.sum(0)
+        least = member[None, :, None].expand(1, -1, slope.shape[2])
+        return value, slope.gather(0, least)[0]
 
 
 def _through_relu(slope: Tensor, h: Tensor) -> Tensor:
-    """The derivative before a ReLU from that after it, which gave ``h``."""
-    out: Tensor = torch.ops.aten.threshold_backward(slope, h, 0)
+    """The derivative before a ReLU from that after it, which gave ``h``: written into ``h``."""
+    out: Tensor = torch.ops.aten.threshold_backward.grad_input(slope, h, 0, grad_input=h)
     return out

@@ -57,12 +57,15 @@ def descend(
     max_grad_norm: float | None = None,
     *,
     going: Tensor | None = None,
+    slope: Tensor | None = None,
 ) -> None:
     """One optimizer step down the gradient of ``loss``, in its own parameters alone.
 
-    A gradient longer than ``max_grad_norm``, over all parameters, is scaled down to it. Where
-    ``going`` is false the step is undone, and the host need not know: a bool, or of the shape of
-    the parameters; then what the optimizer keeps for all of them, its count of steps, goes on.
+    In place of the loss there may be something that it depends on, beside ``slope``, the loss's
+    derivative by it, of its shape. A gradient longer than ``max_grad_norm``, over all parameters,
+    is scaled down to it. Where ``going`` is false the step is undone, and the host need not know: a
+    bool, or of the shape of the parameters; then what the optimizer keeps for all of them, its
+    count of steps, goes on.
     """
     params = [p for group in optimizer.param_groups for p in group["params"]]
     if going is not None:
@@ -71,7 +74,7 @@ def descend(
     for p in params:
         if p.grad is None:  # of a copy: torch copies parameters without
             p.grad = torch.zeros_like(p)
-    torch._foreach_copy_([p.grad for p in params], torch.autograd.grad(loss, params))
+    torch._foreach_copy_([p.grad for p in params], torch.autograd.grad(loss, params, slope))
     if max_grad_norm is not None:
         nn.utils.clip_grad_norm_(params, max_grad_norm)
     optimizer.step()

@@ -114,14 +114,15 @@ class LearnedTemperatures:
         """(A,) temperatures, without gradient; a copy that later updates leave as it is."""
         return self.log_value.detach().exp()
 
+    @torch.no_grad()
     def update(self, excess: Tensor, going: Tensor | None = None) -> Tensor:
         """One step from the (A,) means of log pi plus target entropy; the (A,) losses. Where the
         (A,) bool ``going`` is false a temperature stays as it is."""
-        loss = -self.log_value * excess.detach()
-        descend(loss.sum(), self.optimizer, going=going)
-        with torch.no_grad():
-            self.log_value.clamp_(*self.bounds)
-        return loss.detach()
+        slope = -excess
+        loss = self.log_value * slope
+        descend(self.log_value, self.optimizer, going=going, slope=slope)
+        self.log_value.clamp_(*self.bounds)
+        return loss
 
     def state_dict(self) -> State:
         """Log temperatures and optimizer."""

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
 from torch import Tensor
 
+from rlsuite.actors import Actor, NormalActor, noisy
 from rlsuite.agents.hasac import HASAC
 from rlsuite.types import Batch
 
@@ -101,6 +102,23 @@ def mean_of_living(values: Tensor, obs: Any) -> Tensor:
     return (weight * values).sum(0)
 
 
+def differentiable_sample(
+    actor: Actor, output: Tensor, mask: Tensor | None, noise: torch.Generator | None
+) -> tuple[Tensor, Tensor]:
+    """The draw of ``actor.sample``, with torch's own derivatives."""
+    if isinstance(actor, NormalActor):
+        shape = (*output.shape[:-1], actor.size)
+        return actor.policy.sample(output, torch.randn(shape, generator=noise))
+    log_pi = actor.log_pi(output, mask)
+    parts = []
+    for scores in torch.split(noisy(log_pi, noise), actor.heads, -1):
+        hard = F.one_hot(scores.argmax(-1), scores.shape[-1])
+        soft = scores.softmax(-1)
+        parts.append(hard + (soft - soft.detach()))
+    encoding = torch.cat(parts, -1)
+    return encoding, (encoding * log_pi).sum(-1)
+
+
 class Naive:
     """One HASAC update as the specification writes it: no cached layer, autograd for everything.
 
@@ -141,7 +159,7 @@ class Naive:
             for name in (name for stack in a.stacks for name in stack.names):  # in order of draws
                 i = a.names.index(name)
                 actor, output, mask = self.policy(batch.next_obs, name)
-                action, log_prob = actor.sample(output, mask, a.noise)
+                action, log_prob = differentiable_sample(actor, output, mask, a.noise)
                 if a._is_exact(actor):
                     p = actor.log_pi(output, mask).exp()
                     log_prob = torch.special.xlogy(p, p).sum(1)
@@ -164,7 +182,7 @@ class Naive:
             current = [torch.zeros(len(alive), actor.size) for actor in a.actors.values()]
             for i in order[1:]:  # the first in order replaces its action at once
                 actor, output, mask = self.policy(batch.obs, a.names[i])
-                current[i] = actor.sample(output, mask, a.noise)[0]
+                current[i] = differentiable_sample(actor, output, mask, a.noise)[0]
         for i in order:
             name = a.names[i]
             actor, output, mask = self.policy(batch.obs, name)
@@ -180,7 +198,7 @@ class Naive:
                 soft = (p * (alpha[name] * log_pi - torch.stack(values, 1).detach())).sum(1)
                 log_prob = (p * log_pi).sum(1)
             else:
-                action, log_prob = actor.sample(output, mask, a.noise)
+                action, log_prob = differentiable_sample(actor, output, mask, a.noise)
                 actions = [*current[:i], action, *current[i + 1 :]]
                 value = self.climbed(batch.obs, actions)
                 soft = alpha[name] * log_prob - value
@@ -191,7 +209,7 @@ class Naive:
                 break
             with torch.no_grad():
                 actor, output, mask = self.policy(batch.obs, name)
-                current[i] = actor.sample(output, mask, a.noise)[0]
+                current[i] = differentiable_sample(actor, output, mask, a.noise)[0]
         a.temperature.update(torch.stack([excesses[n] for n in a.names]))
         with torch.no_grad():
             for slow, fast in zip(a.target.parameters(), a.critic.parameters(), strict=True):

@@ -13,6 +13,7 @@ from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete
 from hasac_cases import MIXED, TWINS, Naive, make_batch, make_spaces
 from hatd3_cases import BOXES
 
+from rlsuite.actors import CategoricalActor
 from rlsuite.agents.happo import HAPPO
 from rlsuite.agents.hasac import HASAC, METRICS, HASACConfig, Mirror
 from rlsuite.agents.hatd3 import HATD3, HATD3Config
@@ -46,10 +47,14 @@ def tensors(tree: Any, prefix: str = "") -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("agents", [MIXED, TWINS], ids=["mixed", "twins"])
 def test_update_equals_the_naive_one(agents: Any, gradient: Any, views: bool, masked: bool) -> None:
     """Cached first layer, exact sums, shared parts and actors that are computed at once change
-    nothing: 1e-5 after three updates."""
+    nothing, nor do derivatives written out: 1e-6 after three updates (1e-5 was asked for)."""
     spaces = make_spaces(agents, views=views, masked=masked)
     ours = HASAC(*spaces, HASACConfig(gradient=gradient, **SMALL), seed=1)
     theirs = Naive(HASAC(*spaces, HASACConfig(gradient=gradient, **SMALL), seed=1))
+    with torch.no_grad():
+        # Nearly uniform policies have gradients as small as Adam's epsilon, where rounding counts.
+        for actor in (*ours.actors.values(), *theirs.agent.actors.values()):
+            actor.head.weight.mul_(30.0 if isinstance(actor, CategoricalActor) else 1.0)
     for seed in range(3):
         batch = make_batch(*spaces, seed=seed)
         found = ours.update(batch)
@@ -58,7 +63,7 @@ def test_update_equals_the_naive_one(agents: Any, gradient: Any, views: bool, ma
         )
     a, b = tensors(ours.state_dict()), tensors(theirs.agent.state_dict())
     for name in a:
-        torch.testing.assert_close(a[name], b[name], rtol=0, atol=1e-5, msg=name)
+        torch.testing.assert_close(a[name], b[name], rtol=0, atol=1e-6, msg=name)
 
 
 def parameters(agent: HASAC, name: str) -> torch.Tensor:
@@ -182,7 +187,7 @@ def test_log_probabilities_of_heads_are_summed() -> None:
     """Row 7 of the known defects: heads were broadcast against the critics' values."""
     actor = HASAC(*make_spaces(MIXED)).actors["multi"]
     logits = torch.tensor([[0.0, 0.0, 0.0, 0.0, 0.0]])
-    _, log_prob = actor.sample(logits, None, torch.Generator())
+    _, log_prob, _ = actor.sample(logits, None, torch.Generator())
     torch.testing.assert_close(log_prob, -torch.tensor([6.0]).log())
 
 
@@ -314,7 +319,7 @@ def test_the_sum_over_actions_is_what_samples_give_on_average() -> None:
     """The loss of 20,000 draws of a Discrete policy, and its gradient by the score function, beside
     the sum over the actions: within 5 standard errors.
 
-    Not the gradient of ``_sampled_loss`` itself: the straight-through Gumbel-softmax is biased, and
+    Not the gradient of ``_sampled`` itself: the straight-through Gumbel-softmax is biased, and
     agrees with the sum over the actions in expectation only where values are linear in the action.
     """
     agents = OrderedDict(only=(Box(-1, 1, (1,)), Discrete(3)))
@@ -324,14 +329,13 @@ def test_the_sum_over_actions_is_what_samples_give_on_average() -> None:
     with torch.no_grad():
         agent.critic.net.weights[-1].mul_(10.0)  # values that differ
     first = agent.critic.state_part(torch.full((n, 1), 0.5))
-    logits = torch.tensor([[0.3, -0.5, 0.1]], requires_grad=True)
+    logits = torch.tensor([[0.3, -0.5, 0.1]])
     first_of = partial(agent.critic.first, first, [], 0)
     one = partial(agent.critic.first, first[:, :1], [], 0)
-    exact, negative = agent._exact_loss({}, 0, logits, one, temperature)
-    (slope,) = torch.autograd.grad(exact.sum(), logits)
-    many = logits.detach().repeat(n, 1).requires_grad_()
+    exact, negative, slope = agent._exact({}, 0, logits, one, temperature)
+    many = logits.repeat(n, 1).requires_grad_()
     state = agent.noise.get_state()
-    loss, log_prob = agent._sampled_loss({}, 0, many, first_of, temperature)
+    loss, log_prob, _ = agent._sampled({}, 0, many, first_of, temperature)
     agent.noise.set_state(state)  # the same draws again
     taken = agent.actors["only"].draw(many, None, agent.noise)
     (score,) = torch.autograd.grad((agent.actors["only"].log_pi(many, None) * taken).sum(), many)
