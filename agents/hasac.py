@@ -269,17 +269,17 @@ class HASAC:
         """
         temperature = self.temperature.value().expand(len(self.names))
         metrics, error = self._improve_critics(batch, temperature)
-        found = self._improve_actors(batch, temperature, order)
+        turns = self._improve_actors(batch, temperature, order)
+        loss, log_prob, missing = torch.stack(turns, 1)
         excess = torch.zeros_like(temperature)
-        for i, turn in zip(order, found, strict=True):
-            excess[i] = turn["excess"]
+        for i, nats in zip(order, missing, strict=True):
+            excess[i] = nats
         temperature_loss = self.temperature.update(excess, lived(batch.obs))
         move_target(self.target.parameters(), self.critic.parameters(), self.config.target_rate)
-        entropy = torch.stack([turn["entropy"] for turn in found])
         metrics |= {
-            "loss/actor": torch.stack([turn["loss"] for turn in found]).mean(),
+            "loss/actor": loss.mean(),
             "loss/temperature": temperature_loss.mean(),
-            **_mean_and_ends("policy/entropy", entropy),
+            **_mean_and_ends("policy/entropy", -log_prob),
             **_mean_and_ends("policy/temperature", temperature),
         }
         return Update(metrics, priority=error.abs().mean(0).amax(0))
@@ -344,7 +344,7 @@ class HASAC:
 
     def _improve_actors(
         self, batch: Batch, temperature: Tensor, order: Sequence[int]
-    ) -> list[dict[str, Tensor]]:
+    ) -> list[Tensor]:
         """Every agent's turn (section 4.3); what each returns, in the order of the turns."""
         views = views_of(batch.obs, self.names)
         alive = alive_of(batch.obs, self.names, len(batch.discount), self.device)
@@ -378,7 +378,7 @@ class HASAC:
         weight: Tensor,
         temperature: Tensor,
         going: Tensor | None,
-    ) -> dict[str, Tensor]:
+    ) -> Tensor:
         """Agent i's policy climbs the soft value, by as many steps as the template's instance asks.
 
         Args:
@@ -390,7 +390,7 @@ class HASAC:
                 cannot die.
 
         Returns:
-            The loss, the entropy, and "excess": the entropy that is missing, in nats.
+            (3,) the loss, the mean of log pi, and the nats of entropy that are missing.
         """
         name, actor = self.names[i], self.actors[self.names[i]]
         mask, old = mask_of(obs, name), output.detach()
@@ -402,17 +402,13 @@ class HASAC:
             drift = self.mirror.drift(actor, output, old, mask)
             if isinstance(drift, Tensor) and drift.requires_grad:
                 slope = slope + torch.autograd.grad(drift.sum(), output)[0]
-            loss = (weight * (loss + drift)).mean()
             slope = slope * (weight / len(weight))[:, None]
             optimizer = self.actor_optimizers[name]
             descend(output, optimizer, self.config.max_grad_norm, going=going, slope=slope)
             limit()
-        excess = log_prob + actor.target_entropy(self.shares[name], mask)
-        return {
-            "loss": loss.detach(),
-            "entropy": -(weight * log_prob).mean(),
-            "excess": (weight * excess).mean(),
-        }
+        missing = log_prob + actor.target_entropy(self.shares[name], mask)
+        rows = torch.stack([loss + drift, log_prob, missing])
+        return (weight * rows).mean(1).detach()
 
     @torch.no_grad()
     def _exact(
@@ -498,4 +494,5 @@ class HASAC:
 
 def _mean_and_ends(name: str, values: Tensor) -> Metrics:
     """The mean over the agents, the least and the greatest."""
-    return {name: values.mean(), f"{name}_min": values.min(), f"{name}_max": values.max()}
+    least, greatest = values.aminmax()
+    return {name: values.mean(), f"{name}_min": least, f"{name}_max": greatest}

@@ -84,7 +84,6 @@ class NormalActor(nn.Module):
         draw = torch.randn(mean.shape, generator=noise, device=output.device)
         action, log_prob = squashed_normal(mean, log_std, draw)
 
-        @torch.no_grad()
         def pull(by_action: Tensor, by_log_prob: Tensor) -> Tensor:
             by_log_prob = by_log_prob[..., None]
             by_mean = by_action * (1.0 - action.square()) + 2.0 * by_log_prob * action
@@ -199,7 +198,6 @@ class CategoricalActor(nn.Module):
         scores = torch.split(noisy(log_pi, noise), self.heads, -1)
         encoding = torch.cat([_one_hot(part) for part in scores], -1)
 
-        @torch.no_grad()
         def pull(by_encoding: Tensor, by_log_prob: Tensor) -> Tensor:
             by_log_prob = by_log_prob[..., None]
             rows = torch.split(by_encoding + by_log_prob * log_pi, self.heads, -1)
