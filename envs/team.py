@@ -15,6 +15,7 @@ from rlsuite.envs.layout import Array, head_sizes
 from rlsuite.errors import UserError
 
 TEAM_REWARDS = ("shared", "sum", "mean")
+_STEP = ("observations", "rewards", "terminated", "truncated", "infos")
 
 
 def check_team_reward(rule: str) -> None:
@@ -106,7 +107,7 @@ class TeamEnv(gym.Env[dict[str, Any], dict[str, Any]]):
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         """Begin an episode; info has the agents' infos."""
-        observations, infos = self.env.reset(seed=seed, options=options)
+        observations, infos = self._begin(seed=seed, options=options)
         self._live = [agent for agent in self._agents if agent in self.env.agents]
         if not self._live:
             raise broken(f"no agents after reset; there may be {self._agents}")
@@ -119,7 +120,8 @@ class TeamEnv(gym.Env[dict[str, Any], dict[str, Any]]):
         """One step of all that are alive; info has the agents' infos and rewards."""
         acting = self._live
         joint = {agent: action[self._views[agent].name] for agent in acting}
-        observations, rewards, terminated, truncated, infos = self.env.step(joint)
+        found = _by_agent(self.env.step(joint), "step", _STEP)
+        observations, rewards, terminated, truncated, infos = found
         reward = self._reward({agent: _of(rewards, agent, "reward") for agent in acting})
         here = set(self.env.agents)
         cut = [a for a in acting if truncated.get(a) and not terminated.get(a)]
@@ -142,8 +144,12 @@ class TeamEnv(gym.Env[dict[str, Any], dict[str, Any]]):
         if hasattr(self.env, "close"):
             self.env.close()
 
+    def _begin(self, **arguments: Any) -> Sequence[Mapping[Any, Any]]:
+        """Observations and infos of the environment's reset."""
+        return _by_agent(self.env.reset(**arguments), "reset", ("observations", "infos"))
+
     def _find_observation_space(self) -> spaces.Dict:
-        observations, infos = self.env.reset(seed=0)
+        observations, infos = self._begin(seed=0)
         for agent in self.env.agents:
             view = self._views[agent]
             given = _of(observations, agent, "observation")
@@ -245,7 +251,10 @@ class View:
 
     def read(self, observation: Any, info: Mapping[str, Any]) -> tuple[Any, Array | None]:
         """The observation without the mask, and the mask of either convention. Raises ``UserError``
-        for a mask of actions that are not discrete, and for an observation of another shape."""
+        for an info that is no dict, a mask of actions that are not discrete, and an observation of
+        another shape."""
+        if not isinstance(info, Mapping):
+            raise broken(f"the info of agent {self.name} is {_kind(info)}, not a dict")
         mask = info.get("action_mask")
         if self._keys:
             mask = observation["action_mask"]
@@ -294,6 +303,21 @@ def state_of(env: Any) -> Any:
         return env.state() if callable(getattr(env, "state", None)) else None
     except NotImplementedError:
         return None
+
+
+def _by_agent(returned: Any, method: str, parts: tuple[str, ...]) -> Sequence[Mapping[Any, Any]]:
+    """What a method returned. Raises ``UserError`` unless it is a dict by agent for each part."""
+    if not isinstance(returned, tuple) or len(returned) != len(parts):
+        count = f"a tuple of {len(returned)}" if isinstance(returned, tuple) else _kind(returned)
+        raise broken(f"{method} returned {count}, not ({', '.join(parts)})")
+    for part, values in zip(parts, returned, strict=True):
+        if not isinstance(values, Mapping):
+            raise broken(f"{method} returned {_kind(values)} as {part}, not a dict by agent")
+    return returned
+
+
+def _kind(value: Any) -> str:
+    return type(value).__name__
 
 
 def _of(values: Mapping[Any, Any], agent: Any, what: str) -> Any:

@@ -27,8 +27,8 @@ def tanh(x: Tensor) -> Tensor:
     On a CPU that takes a quarter of the time of ``torch.tanh``, which keeps all digits of small
     numbers too.
     """
-    half = torch.sigmoid(x + x)
-    return half + half - 1.0
+    y = torch.sigmoid(x + x)
+    return y + y - 1.0
 
 
 class EnsembleMLP(nn.Module):

@@ -401,6 +401,34 @@ def test_what_breaks_the_protocol_is_named():
         team.step(act(team))
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda r: r[:4],
+            r"a tuple of 4, not \(observations, rewards, terminated, truncated, infos",
+        ),
+        (list, "list, not "),
+        (lambda r: (r[0], 1.0, *r[2:]), "float as rewards, not a dict by agent: check the env"),
+        (lambda r: (*r[:4], None), "NoneType as infos, not a dict by agent"),
+        (lambda r: (*r[:4], dict.fromkeys(r[4])), "info of agent z_box is NoneType, not a dict"),
+    ],
+)
+def test_steps_that_return_something_else_are_named(change, message):
+    env = TeamEnv(broken("step", lambda _, results: change(results), FATES), "sum")
+    env.reset(seed=0)
+    with pytest.raises(UserError, match=message):
+        env.step(act(env))
+
+
+@pytest.mark.parametrize(
+    ("returned", "found"), [({}, "dict"), (({},), "a tuple of 1"), ([{}, {}], "list")]
+)
+def test_resets_that_return_something_else_are_named(returned, found):
+    with pytest.raises(UserError, match=rf"reset returned {found}, not \(observations, infos"):
+        TeamEnv(broken("reset", lambda *_: returned), "sum")
+
+
 def test_an_agent_without_a_first_observation_is_named():
     with pytest.raises(UserError, match=r"no observation of agent m_multi, only of .*a_pick"):
         TeamEnv(broken("observations", lambda self, o: drop(0, "m_multi")(self, [o])[0]), "sum")
