@@ -144,8 +144,8 @@ class Mirror:
     def drift(
         self, actor: Actor, output: Tensor, old: Tensor, mask: Tensor | None
     ) -> Tensor | float:
-        """(B,) what is added to the loss, differentiable by the (B, outputs) ``output``; ``old``
-        is that of the policy before the turn."""
+        """(B,) what is added to the loss, differentiable by the (B, outputs) ``output`` and by the
+        policy through that alone; ``old`` is the output before the turn."""
         return 0.0
 
     def neighbourhood(
@@ -399,10 +399,11 @@ class HASAC:
             output = actor(own(obs, name)) if step else output
             soft = self._exact if self._is_exact(actor) else self._sampled
             loss, log_prob, slope = soft(obs, i, output, first_of, temperature)
+            share = weight / len(weight)
+            slope = slope * share[:, None]
             drift = self.mirror.drift(actor, output, old, mask)
             if isinstance(drift, Tensor) and drift.requires_grad:
-                slope = slope + torch.autograd.grad(drift.sum(), output)[0]
-            slope = slope * (weight / len(weight))[:, None]
+                slope = slope + torch.autograd.grad(drift, output, share)[0]
             optimizer = self.actor_optimizers[name]
             descend(output, optimizer, self.config.max_grad_norm, going=going, slope=slope)
             limit()

@@ -79,7 +79,8 @@ class NormalActor(nn.Module):
     def sample(
         self, output: Tensor, mask: Tensor | None, noise: torch.Generator | None
     ) -> tuple[Tensor, Tensor, Pull]:
-        """(B, size) encodings, their (B,) log probabilities, and how both depend on the output."""
+        """(B, size) encodings, their (B,) log probabilities, and how both depend on the output;
+        for autograd they do not."""
         mean, log_std = self.policy.mean_and_log_std(output)
         draw = torch.randn(mean.shape, generator=noise, device=output.device)
         action, log_prob = squashed_normal(mean, log_std, draw)
@@ -88,7 +89,8 @@ class NormalActor(nn.Module):
             by_log_prob = by_log_prob[..., None]
             by_mean = by_action * (1.0 - action.square()) + 2.0 * by_log_prob * action
             by_log_std = by_mean * log_std.exp() * draw - by_log_prob
-            is_free = log_std == output[..., self.size :]  # and not clamped
+            # The policy above clamps its deviation; where it did, nothing depends on the output.
+            is_free = log_std == output[..., self.size :]
             return torch.cat([by_mean, by_log_std * is_free], -1)
 
         return action, log_prob, pull
@@ -189,7 +191,7 @@ class CategoricalActor(nn.Module):
         self, output: Tensor, mask: Tensor | None, noise: torch.Generator | None
     ) -> tuple[Tensor, Tensor, Pull]:
         """(B, size) one-hot encodings, their (B,) log probabilities, and how both depend on the
-        output.
+        output; for autograd they do not.
 
         By the straight-through Gumbel-softmax at temperature 1 (Jang et al., arXiv 1611.01144): an
         encoding has the derivative of the softmax of log pi plus Gumbel noise.

@@ -52,17 +52,17 @@ def make_optimizer(
 
 
 def descend(
-    loss: Tensor,
+    value: Tensor,
     optimizer: torch.optim.Optimizer,
     max_grad_norm: float | None = None,
     *,
     going: Tensor | None = None,
     slope: Tensor | None = None,
 ) -> None:
-    """One optimizer step down the gradient of ``loss``, in its own parameters alone.
+    """One optimizer step down the gradient of a loss, in the optimizer's own parameters alone.
 
-    In place of the loss there may be something that it depends on, beside ``slope``, the loss's
-    derivative by it, of its shape. A gradient longer than ``max_grad_norm``, over all parameters,
+    ``value`` is the loss; or something that it depends on, of any shape, and ``slope`` the loss's
+    derivative by that. A gradient longer than ``max_grad_norm``, over all parameters,
     is scaled down to it. Where ``going`` is false the step is undone, and the host need not know: a
     bool, or of the shape of the parameters; then what the optimizer keeps for all of them, its
     count of steps, goes on.
@@ -74,7 +74,7 @@ def descend(
     for p in params:
         if p.grad is None:  # of a copy: torch copies parameters without
             p.grad = torch.zeros_like(p)
-    torch._foreach_copy_([p.grad for p in params], torch.autograd.grad(loss, params, slope))
+    torch._foreach_copy_([p.grad for p in params], torch.autograd.grad(value, params, slope))
     if max_grad_norm is not None:
         nn.utils.clip_grad_norm_(params, max_grad_norm)
     optimizer.step()

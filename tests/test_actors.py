@@ -187,5 +187,7 @@ def test_derivatives_through_a_draw_are_those_of_autograd(
     for by in (by_log_prob, by_log_prob[0]):
         loss = (by_encoding * expected[0]).sum() + (by * expected[1]).sum()
         (slope,) = torch.autograd.grad(loss, output, retain_graph=True)
-        # torch takes softplus(x) as x from 20 on, whose derivative lacks 2e-9.
-        torch.testing.assert_close(pull(by_encoding, by), slope, rtol=1e-8, atol=1e-9)
+        # torch takes softplus(x) as x from 20 on: its derivative lacks 2e-9, times what multiplies
+        # it, deviation and noise.
+        atol = 1e-6 if isinstance(actor, NormalActor) else 1e-9
+        torch.testing.assert_close(pull(by_encoding, by), slope, rtol=1e-8, atol=atol)

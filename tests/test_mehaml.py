@@ -167,6 +167,48 @@ def test_a_drift_does_nothing_in_a_turn_of_one_step() -> None:
     assert all(h < 0.5 * f for h, f in zip(held, free, strict=True))
 
 
+class Coupled(KLDrift):
+    """Every row's drift is the mean over the rows."""
+
+    def drift(self, actor: Actor, output: Tensor, old: Tensor, mask: Tensor | None) -> Tensor:
+        return super().drift(actor, output, old, mask).mean().expand(len(output))
+
+
+@pytest.mark.parametrize("mirror", [KLDrift(20.0, 3), Coupled(20.0, 3)])
+def test_a_turn_with_a_drift_is_that_of_autograd(mirror: Mirror) -> None:
+    """Three steps of one agent, dead in some rows: its policy, and the last loss with the drift."""
+    spaces = make_spaces(MIXED, masked=True)
+    batch, config = make_batch(*spaces), HASACConfig(hidden=(8,), optimizer="SGD", lr_actor=0.1)
+    ours, theirs = (HASAC(*spaces, config, mirror=mirror, seed=1) for _ in range(2))
+    with torch.no_grad():
+        for agent in (ours, theirs):  # policies and values that differ from row to row
+            agent.actors["discrete"].head.weight.mul_(100.0)
+            agent.critic.net.weights[-1].mul_(10.0)
+    (found,) = ours._improve_actors(batch, torch.full((3,), 0.3), [1])
+    obs: Any = batch.obs
+    actor, seen = theirs.actors["discrete"], obs["agents"]["discrete"]
+    mask, old = obs["mask"]["discrete"], actor(seen).detach()
+    assert isinstance(actor, CategoricalActor)
+    alive = obs["alive"][:, 1].float()
+    assert 0.0 < alive.mean() < 1.0
+    box, _, multi = (torch.zeros(len(seen), other.size) for other in theirs.actors.values())
+    each = [one.expand(len(seen), -1) for one in torch.eye(actor.size)]
+    values = [theirs.critic(obs["state"], [box, one, multi]).amin(0).detach() for one in each]
+    optimizer = torch.optim.SGD(actor.parameters(), 0.1)
+    for _ in range(3):
+        output = actor(seen)
+        log_pi = actor.log_pi(output, mask)
+        soft = (log_pi.exp() * (0.3 * log_pi - torch.stack(values, 1))).sum(1)
+        drift = mirror.drift(actor, output, old, mask)
+        loss = (alive * (soft + drift)).sum() / alive.sum()
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    torch.testing.assert_close(found[0], loss.detach())
+    for p, expected in zip(ours.actors["discrete"].parameters(), actor.parameters(), strict=True):
+        torch.testing.assert_close(p, expected, rtol=0.0, atol=1e-6)
+
+
 def test_no_turn_leaves_the_trust_region() -> None:
     spaces, batch = make_spaces(MIXED), make_batch(*make_spaces(MIXED), n=64)
     start = HASAC(*spaces, HASACConfig(**SMALL), seed=1)
