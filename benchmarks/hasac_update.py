@@ -5,10 +5,11 @@
 Three agents of MPE's spread, batch 256, two layers of 128, with one thread of torch and with two
 (``run.threads``). The plain form has networks of ``torch.nn`` for every actor and critic,
 concatenates the state and all actions for every value, draws everybody's action before the turns
-and after every turn, backpropagates with ``backward``, steps torch's default Adam, and has no
-metrics. Both start from the same weights and noise; after the first updates all weights must agree
-to 1e-4, then the forms take turns. Times are by the clock on the wall: the machine has to be quiet.
-Writes benchmarks/results/hasac-update.json.
+and after every turn, backpropagates with ``backward`` through all that a loss depends on, steps
+torch's default Adam, and has no metrics. A second one, "frozen", spares one thing: in the policies'
+turns the critics' weights get no gradients. All start from the same weights and noise; after the
+first updates all weights must agree to 1e-4, then the forms take turns. Times are by the clock on
+the wall: the machine has to be quiet. Writes benchmarks/results/hasac-update.json.
 """
 
 from __future__ import annotations
@@ -42,9 +43,9 @@ CONFIG = HASACConfig(hidden=(128, 128))
 class Plain:
     """HASAC's update, step by step as in the paper."""
 
-    def __init__(self, agent: HASAC) -> None:
-        """From the agent's weights and generators."""
-        self.agent = agent
+    def __init__(self, agent: HASAC, *, frozen: bool) -> None:
+        """From the agent's weights and generators; ``frozen``: are the critics in the turns."""
+        self.agent, self.frozen = agent, frozen
         self.policies = {name: policy_of(actor) for name, actor in agent.actors.items()}
         self.critics = [critic_of(agent.critic.net, k) for k in range(CONFIG.critics)]
         self.targets = [critic_of(agent.target.net, k) for k in range(CONFIG.critics)]
@@ -105,6 +106,8 @@ class Plain:
         values = self.value(self.critics, batch.obs, taken)
         loss = sum((batch.weight * 0.5 * (value - target) ** 2).mean() for value in values)
         self.step(loss, self.critic_optimizer)
+        for critic in self.critics:
+            critic.requires_grad_(not self.frozen)
 
         with torch.no_grad():
             actions = [torch.empty(0)] * len(names)
@@ -118,6 +121,8 @@ class Plain:
             for slow, fast in zip(self.targets, self.critics, strict=True):
                 for p, q in zip(slow.parameters(), fast.parameters(), strict=True):
                     p.mul_(1 - CONFIG.target_rate).add_(CONFIG.target_rate * q)
+        for critic in self.critics:
+            critic.requires_grad_(True)
 
     def turn(self, batch: Batch, i: int, actions: list[Tensor], alpha: Tensor) -> None:
         name = self.agent.names[i]
@@ -186,25 +191,33 @@ def measure(continuous: bool, rounds: int, updates: int) -> dict[str, Any]:
     for _ in range(500):
         replay.add(envs.step(envs.sample_actions()).step)
     spaces = envs.spec.observation_space, envs.spec.action_space
-    ours, plain = HASAC(*spaces, CONFIG), Plain(HASAC(*spaces, CONFIG))
+    ours = HASAC(*spaces, CONFIG)
+    others = {
+        name: Plain(HASAC(*spaces, CONFIG), frozen=name == "frozen") for name in ("plain", "frozen")
+    }
+    updates_of = {"ours": ours.update, **{name: other.update for name, other in others.items()}}
     batch = replay.sample(256)
     for _ in range(5):
-        ours.update(batch)
-        plain.update(batch)
-    pairs = zip(weights_of(ours), plain.weights(), strict=True)
+        for update in updates_of.values():
+            update(batch)
+    pairs = [
+        pair for o in others.values() for pair in zip(weights_of(ours), o.weights(), strict=True)
+    ]
     difference = max(float((a - b).detach().abs().max()) for a, b in pairs)
     assert difference < 1e-4, difference
-    times: dict[str, list[float]] = {"ours": [], "plain": []}
+    times: dict[str, list[float]] = {name: [] for name in updates_of}
     for _ in range(rounds):
-        for name, update in (("ours", ours.update), ("plain", plain.update)):
+        for name, update in updates_of.items():
             began = time.perf_counter()
             for _ in range(updates):
                 update(batch)
             times[name].append((time.perf_counter() - began) / updates)
-    ratios = [b / a for a, b in zip(times["ours"], times["plain"], strict=True)]
+    ratios = {
+        name: [b / a for a, b in zip(times["ours"], times[name], strict=True)] for name in others
+    }
     return {
         "seconds": {name: statistics.median(each) for name, each in times.items()},
-        "ratio": statistics.median(ratios),
+        "ratio": {name: statistics.median(each) for name, each in ratios.items()},
         "ratios": ratios,
         "greatest difference of a weight": difference,
     }
@@ -230,11 +243,9 @@ def main() -> None:
         torch.set_num_threads(threads)
         found = measure(kind == "continuous", options.rounds, options.updates)
         result[f"{kind}, threads {threads}"] = found
-        milliseconds = {who: 1e3 * value for who, value in found["seconds"].items()}
-        print(
-            f"{kind:<10} threads {threads}: ours {milliseconds['ours']:.1f} ms, "
-            f"plain {milliseconds['plain']:.1f} ms, ratio {found['ratio']:.2f}"
-        )
+        parts = [f"{who} {1e3 * value:.1f} ms" for who, value in found["seconds"].items()]
+        parts += [f"{who} / ours {value:.2f}" for who, value in found["ratio"].items()]
+        print(f"{kind:<10} threads {threads}: {', '.join(parts)}")
     options.out.write_text(json.dumps(result, indent=1) + "\n")
 
 

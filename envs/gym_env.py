@@ -14,7 +14,7 @@ import gymnasium as gym
 import numpy as np
 
 from rlsuite.envs.layout import sample_available
-from rlsuite.envs.team import TeamEnv, is_parallel
+from rlsuite.envs.team import TeamEnv, in_place_of, is_parallel
 from rlsuite.envs.tuple_env import TupleEnv
 from rlsuite.errors import UserError
 
@@ -211,13 +211,13 @@ def _trace(env: gym.Env[Any, Any], seed: int, steps: int) -> Iterator[list[bytes
 
 def _returned(values: Any, method: str, parts: tuple[str, ...]) -> tuple[Any, ...]:
     """The values. Raises UserError unless there are as many as parts."""
-    if not isinstance(values, tuple) or len(values) != len(parts):
-        count = f"a tuple of {len(values)}" if isinstance(values, tuple) else type(values).__name__
+    if found := in_place_of(parts, values):
         raise UserError(
-            f"the environment's {method} returned {count}, where Gymnasium asks for "
+            f"the environment's {method} returned {found}, where Gymnasium asks for "
             f"({', '.join(parts)}); if it is for the old gym, shimmy converts it"
         )
-    return values
+    returned: tuple[Any, ...] = values
+    return returned
 
 
 def _random_action(space: gym.Space[Any], observation: Any) -> Any:

@@ -305,15 +305,22 @@ def state_of(env: Any) -> Any:
         return None
 
 
+def in_place_of(parts: tuple[str, ...], returned: Any) -> str | None:
+    """What came in place of a tuple of the parts, in words; None if it is one."""
+    if not isinstance(returned, tuple):
+        return _kind(returned)
+    return None if len(returned) == len(parts) else f"a tuple of {len(returned)}"
+
+
 def _by_agent(returned: Any, method: str, parts: tuple[str, ...]) -> Sequence[Mapping[Any, Any]]:
     """What a method returned. Raises ``UserError`` unless it is a dict by agent for each part."""
-    if not isinstance(returned, tuple) or len(returned) != len(parts):
-        count = f"a tuple of {len(returned)}" if isinstance(returned, tuple) else _kind(returned)
-        raise broken(f"{method} returned {count}, not ({', '.join(parts)})")
+    if found := in_place_of(parts, returned):
+        raise broken(f"{method} returned {found}, not ({', '.join(parts)})")
     for part, values in zip(parts, returned, strict=True):
         if not isinstance(values, Mapping):
             raise broken(f"{method} returned {_kind(values)} as {part}, not a dict by agent")
-    return returned
+    agents: Sequence[Mapping[Any, Any]] = returned
+    return agents
 
 
 def _kind(value: Any) -> str:
