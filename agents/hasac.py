@@ -270,10 +270,10 @@ class HASAC:
         temperature = self.temperature.value().expand(len(self.names))
         metrics, error = self._improve_critics(batch, temperature)
         turns = self._improve_actors(batch, temperature, order)
-        loss, log_prob, missing = torch.stack(turns, 1)
+        loss, log_prob, found = torch.stack(turns, 1)
         excess = torch.zeros_like(temperature)
-        for i, nats in zip(order, missing, strict=True):
-            excess[i] = nats
+        for i, value in zip(order, found, strict=True):
+            excess[i] = value
         temperature_loss = self.temperature.update(excess, lived(batch.obs))
         move_target(self.target.parameters(), self.critic.parameters(), self.config.target_rate)
         metrics |= {
@@ -390,16 +390,17 @@ class HASAC:
                 cannot die.
 
         Returns:
-            (3,) the loss, the mean of log pi, and the nats of entropy that are missing.
+            (3,) means over the living: the loss, log pi, and the excess, which is the entropy that
+            is missing, in nats.
         """
         name, actor = self.names[i], self.actors[self.names[i]]
         mask, old = mask_of(obs, name), output.detach()
         limit = self.mirror.neighbourhood(actor, own(obs, name), old, mask, weight)
+        share = weight / len(weight)
         for step in range(self.mirror.inner_steps):
             output = actor(own(obs, name)) if step else output
-            soft = self._exact if self._is_exact(actor) else self._sampled
-            loss, log_prob, slope = soft(obs, i, output, first_of, temperature)
-            share = weight / len(weight)
+            soft_loss = self._exact_loss if self._is_exact(actor) else self._sampled_loss
+            loss, log_prob, slope = soft_loss(obs, i, output, first_of, temperature)
             slope = slope * share[:, None]
             drift = self.mirror.drift(actor, output, old, mask)
             if isinstance(drift, Tensor) and drift.requires_grad:
@@ -407,12 +408,12 @@ class HASAC:
             optimizer = self.actor_optimizers[name]
             descend(output, optimizer, self.config.max_grad_norm, going=going, slope=slope)
             limit()
-        missing = log_prob + actor.target_entropy(self.shares[name], mask)
-        rows = torch.stack([loss + drift, log_prob, missing])
-        return (weight * rows).mean(1).detach()
+        excess = log_prob + actor.target_entropy(self.shares[name], mask)
+        rows = torch.stack([loss + drift, log_prob, excess])
+        return (share * rows).sum(1).detach()
 
     @torch.no_grad()
-    def _exact(
+    def _exact_loss(
         self, obs: Tree, i: int, output: Tensor, first_of: FirstLayer, temperature: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """(B,) expectations of temperature * log pi - Q over all actions, and of log pi; (B,
@@ -430,7 +431,7 @@ class HASAC:
         return loss, (pi * log_pi).sum(1), pi * (losses - loss[:, None])
 
     @torch.no_grad()
-    def _sampled(
+    def _sampled_loss(
         self, obs: Tree, i: int, output: Tensor, first_of: FirstLayer, temperature: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """(B,) temperature * log pi - Q of a draw, and its log pi; (B, outputs) derivatives of the

@@ -216,8 +216,7 @@ def _returned(values: Any, method: str, parts: tuple[str, ...]) -> tuple[Any, ..
             f"the environment's {method} returned {found}, where Gymnasium asks for "
             f"({', '.join(parts)}); if it is for the old gym, shimmy converts it"
         )
-    returned: tuple[Any, ...] = values
-    return returned
+    return tuple(values)
 
 
 def _random_action(space: gym.Space[Any], observation: Any) -> Any:

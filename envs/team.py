@@ -144,7 +144,7 @@ class TeamEnv(gym.Env[dict[str, Any], dict[str, Any]]):
         if hasattr(self.env, "close"):
             self.env.close()
 
-    def _begin(self, **arguments: Any) -> Sequence[Mapping[Any, Any]]:
+    def _begin(self, **arguments: Any) -> tuple[Any, ...]:
         """Observations and infos of the environment's reset."""
         return _by_agent(self.env.reset(**arguments), "reset", ("observations", "infos"))
 
@@ -312,15 +312,14 @@ def in_place_of(parts: tuple[str, ...], returned: Any) -> str | None:
     return None if len(returned) == len(parts) else f"a tuple of {len(returned)}"
 
 
-def _by_agent(returned: Any, method: str, parts: tuple[str, ...]) -> Sequence[Mapping[Any, Any]]:
+def _by_agent(returned: Any, method: str, parts: tuple[str, ...]) -> tuple[Any, ...]:
     """What a method returned. Raises ``UserError`` unless it is a dict by agent for each part."""
     if found := in_place_of(parts, returned):
         raise broken(f"{method} returned {found}, not ({', '.join(parts)})")
     for part, values in zip(parts, returned, strict=True):
         if not isinstance(values, Mapping):
             raise broken(f"{method} returned {_kind(values)} as {part}, not a dict by agent")
-    agents: Sequence[Mapping[Any, Any]] = returned
-    return agents
+    return tuple(returned)
 
 
 def _kind(value: Any) -> str:

@@ -320,7 +320,7 @@ def test_the_sum_over_actions_is_what_samples_give_on_average() -> None:
     """The loss of 20,000 draws of a Discrete policy, and its gradient by the score function, beside
     the sum over the actions: within 5 standard errors.
 
-    Not the gradient of ``_sampled`` itself: the straight-through Gumbel-softmax is biased, and
+    Not the gradient of ``_sampled_loss`` itself: the straight-through Gumbel-softmax is biased, and
     agrees with the sum over the actions in expectation only where values are linear in the action.
     """
     agents = OrderedDict(only=(Box(-1, 1, (1,)), Discrete(3)))
@@ -333,10 +333,10 @@ def test_the_sum_over_actions_is_what_samples_give_on_average() -> None:
     logits = torch.tensor([[0.3, -0.5, 0.1]])
     first_of = partial(agent.critic.first, first, [], 0)
     one = partial(agent.critic.first, first[:, :1], [], 0)
-    exact, negative, slope = agent._exact({}, 0, logits, one, temperature)
+    exact, negative, slope = agent._exact_loss({}, 0, logits, one, temperature)
     many = logits.repeat(n, 1).requires_grad_()
     state = agent.noise.get_state()
-    loss, log_prob, _ = agent._sampled({}, 0, many, first_of, temperature)
+    loss, log_prob, _ = agent._sampled_loss({}, 0, many, first_of, temperature)
     agent.noise.set_state(state)  # the same draws again
     taken = agent.actors["only"].draw(many, None, agent.noise)
     (score,) = torch.autograd.grad((agent.actors["only"].log_pi(many, None) * taken).sum(), many)

@@ -375,10 +375,10 @@ def test_heads_log_probabilities_are_summed() -> None:
     bonus = agent._target(batch, temperature)[0] - batch.reward
     torch.testing.assert_close(bonus, batch.discount * 0.3 * math.log(6))
     (turn,) = agent._improve_actors(batch, temperature, [0])
-    loss, log_prob, missing = turn.tolist()
+    loss, log_prob, excess = turn.tolist()
     assert loss == pytest.approx(-0.3 * math.log(6))
     assert log_prob == pytest.approx(-math.log(6))
-    assert missing == pytest.approx((0.3 - 1.0) * math.log(6))
+    assert excess == pytest.approx((0.3 - 1.0) * math.log(6))
 
 
 def test_boxes_need_not_be_symmetric() -> None:
