@@ -11,6 +11,10 @@ from gymnasium import spaces
 
 from rlsuite.envs import Skirmish, TeamEnv
 
+NAMES = ["z_box", "a_pick", "m_multi"]
+# z_box dies at its second step, the others are cut at the fourth.
+FATES = {"z_box": (2, "end"), "a_pick": (4, "cut"), "m_multi": (4, "cut")}
+
 # For every agent, the step that is its last one, and how it ends.
 Fates = dict[str, tuple[int, str]]
 
@@ -168,3 +172,21 @@ class PairTuple(gym.Env):
 
     def observation(self):
         return tuple(np.array([self.time, agent], np.float32) for agent in range(2))
+
+
+def broken(method, change, fates=None):
+    """A MixedTeam whose ``method`` returns ``change(self, what it should)``."""
+
+    class Broken(MixedTeam):
+        pass
+
+    def replaced(self, *args, **kwargs):
+        return change(self, getattr(MixedTeam, method)(self, *args, **kwargs))
+
+    setattr(Broken, method, replaced)
+    return Broken(fates)
+
+
+def drop(part, agent):
+    """Take one agent out of a part of what is returned."""
+    return lambda self, results: (results[part].pop(agent, None), results)[1]
