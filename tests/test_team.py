@@ -2,7 +2,6 @@
 
 import functools
 import warnings
-from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
@@ -28,8 +27,6 @@ from rlsuite.envs import (
 from rlsuite.envs.layout import ActionCodec
 from rlsuite.envs.tuple_env import TupleEnv
 from rlsuite.errors import UserError
-
-ROOT = Path(__file__).resolve().parents[1]
 
 
 def act(env):
